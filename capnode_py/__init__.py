@@ -1,0 +1,122 @@
+"""capnode_py: two Python programs call each other over a byte stream.
+
+Functions and objects pass by reference, promises pipeline, references are let go when nobody holds
+them. The map of the package, in reading order:
+
+===============  =================================================================================
+`_errors`        the error tree
+`_limits`        each bound, with the attack that it stops
+`_messages`      the words of the protocol, and what a dialect is
+`_stub`          what you hold: Stub, Promise, Target
+`_cell`          a value that is not here yet, and a call on its way
+`_frames`        cutting a byte stream into frames
+`codec`          dialects: how messages and values are written
+`_tables`        what each side holds of the other, counted
+`_reach`         what a peer may reach, and what passes by reference
+`_payload`       what has arrived: references swapped, promises waited for
+`_seam`          to_ref and from_ref, between the engine and a codec
+`_outbox`        what leaves: frames, pushes or calls, releases
+`_router`        where a call goes: the wire, a queue, or the driver
+`_session`       the engine of one connection
+`driver`         what carries a session: asyncio and uvloop, or anyio (trio, any stream)
+`_peer`          Peer: what you hold of a connection
+`_doors`         connect, listen, attach, pair
+`_spawn`         a child process, seen by its parent
+`_stdio`         the child's side: serve_stdio, stdio
+===============  =================================================================================
+
+Importing it loads no event loop: doors do, when they are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._capnode import Capnode
+from ._errors import (
+    CannotPass,
+    CapnodeError,
+    LimitExceeded,
+    LocalProtocolError,
+    PeerClosed,
+    PeerDied,
+    PeerLost,
+    ProtocolError,
+    Released,
+    RemoteError,
+    RemoteProtocolError,
+)
+from ._limits import Limits
+from ._reach import by_copy
+from ._stub import Promise, Stub, Target
+
+if TYPE_CHECKING:
+    from ._doors import Listener, attach, connect, listen, pair
+    from ._peer import Peer
+    from ._spawn import spawn
+    from ._stdio import serve_stdio, stdio
+    from .driver._base import current_peer, in_thread, wait
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Listener": "_doors",
+    "Peer": "_peer",
+    "attach": "_doors",
+    "connect": "_doors",
+    "current_peer": "driver._base",
+    "in_thread": "driver._base",
+    "listen": "_doors",
+    "pair": "_doors",
+    "serve_stdio": "_stdio",
+    "spawn": "_spawn",
+    "stdio": "_stdio",
+    "wait": "driver._base",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
+__all__ = [
+    "CannotPass",
+    "Capnode",
+    "CapnodeError",
+    "LimitExceeded",
+    "Limits",
+    "Listener",
+    "LocalProtocolError",
+    "Peer",
+    "PeerClosed",
+    "PeerDied",
+    "PeerLost",
+    "Promise",
+    "ProtocolError",
+    "Released",
+    "RemoteError",
+    "RemoteProtocolError",
+    "Stub",
+    "Target",
+    "attach",
+    "by_copy",
+    "connect",
+    "current_peer",
+    "in_thread",
+    "listen",
+    "pair",
+    "serve_stdio",
+    "spawn",
+    "stdio",
+    "wait",
+]

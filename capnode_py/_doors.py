@@ -1,0 +1,497 @@
+"""The doors: `connect`, `listen`, `attach`, `pair`. Each is awaitable, and a context manager.
+
+A door returns when the other side's hello has come, and raises what prevented it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable, Coroutine, Generator
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.abc
+
+from ._capnode import Capnode, Index
+from ._errors import CapnodeError, PeerClosed
+from ._limits import Limits
+from ._peer import Peer, Settings, make_peer, make_settings
+from .driver.anyio import start_background
+
+logger = logging.getLogger("capnode_py.doors")
+
+
+class Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+C = TypeVar("C", bound=Closable)
+P = TypeVar("P", bound=Peer)
+
+
+class Door(Generic[C]):
+    """``peer = await door``, closed by hand; or ``async with door as peer:``."""
+
+    def __init__(self, enter: Callable[[], Coroutine[Any, Any, C]]) -> None:
+        self._open = enter
+        self._opened: C | None = None
+
+    def __await__(self) -> Generator[Any, Any, C]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> C:
+        self._opened = await self._open()
+        return self._opened
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._opened is not None:
+            await self._opened.aclose()
+
+
+async def opened(peer: P) -> P:
+    """Wait for the hello; if it does not come, or this is cancelled, leave nothing behind."""
+    try:
+        await peer._driver.open()
+    except BaseException:
+        await peer._driver.abandon()
+        raise
+    return peer
+
+
+def connect(
+    url: str,
+    *,
+    index: Index = None,
+    host: Capnode | None = None,
+    dialect: str = "cbor",
+    limits: Limits | None = None,
+    nickname: str = "",
+    tracebacks: bool = False,
+    allow_remote: bool = False,
+) -> Door[Peer]:
+    """Connect to a peer that listens.
+
+    Args:
+        url: ``unix:/path`` or ``tcp://host:port``.
+        index: what we offer; or `host`, whose connection it is.
+        limits: see `Limits`.
+        nickname: names the other side in errors and logs.
+        tracebacks: send the tracebacks of our handlers' errors to the other side.
+        allow_remote: let ``tcp:`` leave this machine. Nothing is encrypted or authenticated.
+
+    Raises:
+        ValueError, TypeError: for the arguments.
+        OSError: nobody listens there.
+        PeerLost, ProtocolError: there was no hello.
+    """
+    address = _parse(url, allow_remote=allow_remote)
+    settings = make_settings(index, host, dialect, limits, nickname or url, tracebacks=tracebacks)
+
+    async def enter() -> Peer:
+        sock = await _connected(address)
+        fd = sock.detach()
+        return await opened(make_peer(Peer, (fd, fd), settings))
+
+    return Door(enter)
+
+
+def listen(
+    url: str,
+    *,
+    index: Index = None,
+    index_for: Callable[[Peer], Any] | None = None,
+    host: Capnode | None = None,
+    dialect: str = "cbor",
+    limits: Limits | None = None,
+    tracebacks: bool = False,
+    allow_remote: bool = False,
+) -> Door[Listener]:
+    """Listen, and serve each who connects until the listener is closed.
+
+    Args:
+        url: ``unix:/path`` (made for this user only) or ``tcp://host:port``; port 0 takes a free
+            one, which `Listener.url` tells.
+        index: what we offer to all; or `index_for`, called with each new peer, gives its own.
+        limits, tracebacks, allow_remote: as for `connect`.
+
+    Raises:
+        ValueError, TypeError: for the arguments.
+        OSError: the address is taken.
+    """
+    address = _parse(url, allow_remote=allow_remote)
+    settings = make_settings(
+        index, host, dialect, limits, "", tracebacks=tracebacks, index_for=index_for
+    )
+
+    async def enter() -> Listener:
+        listener = Listener(await _bound(address), settings)
+        start_background(listener._accept)
+        return listener
+
+    return Door(enter)
+
+
+def attach(
+    stream: Any,
+    *,
+    index: Index = None,
+    host: Capnode | None = None,
+    dialect: str = "cbor",
+    limits: Limits | None = None,
+    nickname: str = "",
+    tracebacks: bool = False,
+) -> Door[Peer]:
+    """A peer on a stream that is there already; it is the peer's from then on.
+
+    Args:
+        stream: an `anyio.abc.ByteStream`, a connected `socket.socket`, or a pair of
+            `asyncio.StreamReader` and `asyncio.StreamWriter`.
+        index, host, limits, nickname, tracebacks: as for `connect`.
+
+    Raises:
+        TypeError: it is none of these.
+        PeerLost, ProtocolError: there was no hello.
+    """
+    settings = make_settings(index, host, dialect, limits, nickname, tracebacks=tracebacks)
+    if (
+        not isinstance(stream, socket.socket)
+        and not hasattr(stream, "receive")
+        and not _is_pair(stream)
+    ):
+        raise TypeError(
+            f"attach() takes an anyio ByteStream, a socket or (reader, writer), not a "
+            f"{type(stream).__name__}"
+        )
+
+    async def enter() -> Peer:
+        if isinstance(stream, socket.socket):
+            fd = stream.detach()
+            return await opened(make_peer(Peer, (fd, fd), settings))
+        return await opened(
+            make_peer(Peer, _StreamPair(*stream) if isinstance(stream, tuple) else stream, settings)
+        )
+
+    return Door(enter)
+
+
+def pair(
+    index: Index = None,
+    far_index: Index = None,
+    *,
+    limits: Limits | None = None,
+    far_limits: Limits | None = None,
+) -> Door[Pair]:
+    """Two peers joined in memory, for tests and for parts of one program.
+
+    Args:
+        index: what the first one offers, `far_index` the second.
+        limits, far_limits: likewise.
+
+    Returns:
+        A `Pair`, which unpacks: ``async with pair(far_index=api) as (near, far):``
+    """
+    near_settings = make_settings(index, None, "cbor", limits, "far", tracebacks=True)
+    far_settings = make_settings(far_index, None, "cbor", far_limits, "near", tracebacks=True)
+
+    async def enter() -> Pair:
+        one, other = memory_streams()
+        near, far = make_peer(Peer, one, near_settings), make_peer(Peer, other, far_settings)
+        try:
+            await opened(near)
+            await opened(far)
+        except BaseException:
+            await near._driver.abandon()
+            await far._driver.abandon()
+            raise
+        return Pair(near, far)
+
+    return Door(enter)
+
+
+class Pair(tuple[Peer, Peer]):
+    """The two ends of `pair`."""
+
+    __slots__ = ()
+
+    def __new__(cls, near: Peer, far: Peer) -> Pair:
+        return tuple.__new__(cls, (near, far))
+
+    async def aclose(self) -> None:
+        """Close both."""
+        for peer in self:
+            await peer.aclose()
+
+
+class Listener:
+    """What `listen` gives.
+
+    Attributes:
+        url: where it listens; with the port that was taken for ``tcp://host:0``.
+        peers: the connections that are open now.
+    """
+
+    def __init__(self, sock: socket.socket, settings: Settings) -> None:
+        self._sock = sock
+        self._settings = settings
+        self._path = sock.getsockname() if sock.family == socket.AF_UNIX else None
+        self._inode = os.stat(self._path).st_ino if self._path else 0
+        self._closed = anyio.Event()
+        self._stopped = anyio.Event()
+        self.peers: set[Peer] = set()
+        self.url = f"unix:{self._path}" if self._path else _tcp_url(sock)
+
+    def __repr__(self) -> str:
+        return f"<Listener {self.url}: {len(self.peers)} peers>"
+
+    async def _accept(self) -> None:
+        try:
+            while not self._closed.is_set():
+                await anyio.wait_readable(self._sock)
+                try:
+                    accepted, _ = self._sock.accept()
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    logger.warning("%s: a connection could not be accepted: %s", self.url, error)
+                    await anyio.sleep(0.1)  # out of descriptors: trying at once would spin
+                    continue
+                self._greet(accepted)
+        except (anyio.ClosedResourceError, OSError, ValueError):
+            pass  # closed by aclose
+        finally:
+            self._stopped.set()
+
+    def _greet(self, accepted: socket.socket) -> None:
+        if accepted.family != socket.AF_UNIX:
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        fd = accepted.detach()
+        try:
+            peer = make_peer(Peer, (fd, fd), self._settings)
+        except Exception:
+            logger.exception("%s: index_for raised", self.url)
+            return
+
+        async def serve() -> None:
+            self.peers.add(peer)
+            try:
+                await opened(peer)
+                await peer.wait_closed()
+            except CapnodeError as error:
+                logger.info("%s: a connection was refused: %s", self.url, error)
+            finally:
+                self.peers.discard(peer)
+
+        start_background(serve)
+
+    async def wait_closed(self) -> None:
+        """Wait until the listener is closed: the last line of a server's main()."""
+        await self._stopped.wait()
+
+    async def aclose(self) -> None:
+        """Stop listening, and close every connection."""
+        if not self._closed.is_set():
+            self._closed.set()
+            anyio.notify_closing(self._sock)
+            self._sock.close()
+            if self._path:
+                with contextlib.suppress(OSError):
+                    if os.stat(self._path).st_ino == self._inode:
+                        os.unlink(self._path)
+        peers = list(self.peers)
+        for peer in peers:  # to all at once: each may take its time
+            peer._driver.close(PeerClosed("the listener has been closed"))
+        for peer in peers:
+            await peer.aclose()
+        await self._stopped.wait()
+
+
+_URLS = "write 'unix:/path/to/socket' or 'tcp://127.0.0.1:port'"
+
+Address = tuple[str, str, int]
+"""("unix", path, 0) or ("tcp", host, port)."""
+
+
+def _parse(url: str, *, allow_remote: bool) -> Address:
+    if not isinstance(url, str):
+        raise TypeError(f"{url!r}: {_URLS}")
+    parts = urlsplit(url)
+    if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
+        return "unix", parts.path, 0
+
+    if parts.scheme == "tcp" and parts.hostname and parts.port is not None:
+        if not allow_remote and not _is_loopback(parts.hostname):
+            raise ValueError(
+                f"{url}: not on this machine, and nothing is encrypted or authenticated. Use "
+                "127.0.0.1 or a unix: socket (through ssh, say), or say allow_remote=True"
+            )
+        return "tcp", parts.hostname, parts.port
+    raise ValueError(f"{url!r}: {_URLS}")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _tcp_url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+async def _connected(address: Address) -> socket.socket:
+    kind, host, port = address
+    if kind == "unix":
+        return await _try_connect(socket.AF_UNIX, host)
+    failure = OSError(f"{host} has no address")
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for family, _, _, _, where in found:
+        try:
+            sock = await _try_connect(family, where)
+        except OSError as error:
+            failure = error
+        else:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+    raise failure
+
+
+async def _try_connect(family: int, where: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        try:
+            sock.connect(where)
+        except BlockingIOError:
+            await anyio.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise OSError(code, os.strerror(code)) from None
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, OSError):
+            error.add_note(f"connecting to {where!r}: does the other side listen there?")
+        raise
+    return sock
+
+
+async def _bound(address: Address) -> socket.socket:
+    kind, host, port = address
+    if kind == "unix":
+        _remove_stale(host)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        where: Any = host
+    else:
+        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, _, _, _, where = found[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.setblocking(False)
+        if kind == "unix":
+            os.fchmod(sock.fileno(), stat.S_IRUSR | stat.S_IWUSR)  # the file takes this mode
+        sock.bind(where)
+        sock.listen(128)
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, OSError):
+            error.add_note(f"listening on {where!r}")
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket file that nobody listens on any more."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+    except OSError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            pass
+
+
+def _is_pair(stream: Any) -> bool:
+    return (
+        isinstance(stream, tuple)
+        and len(stream) == 2
+        and hasattr(stream[0], "read")
+        and hasattr(stream[1], "write")
+    )
+
+
+class _StreamPair:
+    """asyncio's reader and writer as one byte stream."""
+
+    def __init__(self, reader: Any, writer: Any) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        return await self._reader.read(max_bytes)  # type: ignore[no-any-return]
+
+    async def send(self, item: bytes) -> None:
+        self._writer.write(item)
+        await self._writer.drain()
+
+    async def send_eof(self) -> None:
+        if self._writer.can_write_eof():
+            self._writer.write_eof()
+
+    async def aclose(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+
+class _MemoryStream:
+    """One end of a byte stream in memory."""
+
+    def __init__(
+        self,
+        send: anyio.abc.ObjectSendStream[bytes],
+        receive: anyio.abc.ObjectReceiveStream[bytes],
+    ) -> None:
+        self._send = send
+        self._receive = receive
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        return await self._receive.receive()
+
+    async def send(self, item: bytes) -> None:
+        await self._send.send(item)
+
+    async def send_eof(self) -> None:
+        await self._send.aclose()
+
+    async def aclose(self) -> None:
+        await self._send.aclose()
+        await self._receive.aclose()
+
+
+def memory_streams() -> tuple[_MemoryStream, _MemoryStream]:
+    """Two ends of a byte stream in memory."""
+    send_a, receive_b = anyio.create_memory_object_stream[bytes](8)
+    send_b, receive_a = anyio.create_memory_object_stream[bytes](8)
+    return _MemoryStream(send_a, receive_a), _MemoryStream(send_b, receive_b)

@@ -1,0 +1,360 @@
+"""What each word of the other side does: one method a word, one message at a time.
+
+Everything that comes is checked here, and what no correct peer sends is a `RemoteProtocolError`,
+which ends the session: ids are counted on both sides, so there is no going on from a doubt.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ._cell import FULFILLED, PULLED, REJECTED, Answer, Call, Cell, Position
+from ._errors import LocalProtocolError, PeerLost, RemoteError, RemoteProtocolError, Withdrawn
+from ._messages import (
+    ABORT,
+    BYE,
+    CALL,
+    CANCEL,
+    PING,
+    PONG,
+    PULL,
+    PUSH,
+    REJECT,
+    RELEASE,
+    RESOLVE,
+    SEND,
+    WORDS,
+)
+from ._payload import Holes, Payload, bad_payload
+from ._router import Router
+from ._seam import Seam
+
+if TYPE_CHECKING:
+    from ._session import Session
+
+logger = logging.getLogger("capnode_py.session")
+
+_NONE: frozenset[int] = frozenset()
+_ITS_OWN_FAULT = ("LocalProtocolError", "PeerClosed")
+"""The names of errors that abort a session without a fault of the one who is told."""
+
+
+class Incoming:
+    """The messages that come to one session.
+
+    Args:
+        session: whose tables they speak of.
+        seam: swaps the references in their payloads.
+        router: takes the calls among them.
+
+    Attributes:
+        messages: how many have come.
+        heard_bye: the other side makes no more calls.
+    """
+
+    def __init__(self, session: Session, seam: Seam, router: Router) -> None:
+        self._session = session
+        self._imports = session.imports
+        self._exports = session.exports
+        self._seam = seam
+        self._router = router
+        self._marked = False  # the frame in hand holds references
+        self._share = 0  # its bytes, for each of its messages
+        self._cancelled = _NONE  # the ids that it cancels
+        # Imports that have an outcome and are not released yet, with what still waits in its value.
+        self._resolved: dict[int, Holes | None] = {}
+        self.messages = 0
+        self.heard_bye = False
+        self._words: dict[int, Callable[[list[Any]], None]] = {
+            CALL: self._call,
+            PUSH: self._call,
+            PULL: self._pull,
+            SEND: self._send,
+            RESOLVE: self._resolve,
+            REJECT: self._reject,
+            RELEASE: self._release,
+            CANCEL: self._cancel,
+            PING: self._ping,
+            PONG: self._pong,
+            BYE: self._bye,
+            ABORT: self._abort,
+        }
+
+    def frame(self, messages: list[list[Any]], marked: bool, size: int) -> None:  # noqa: FBT001 - the codec's
+        """Handle the messages of a frame, strictly one by one.
+
+        Raises:
+            RemoteProtocolError: no correct peer sends this.
+        """
+        self.messages += len(messages)
+        self._marked = marked
+        self._share = size // (len(messages) or 1)
+        self._cancelled = _cancelled(messages) if len(messages) > 1 else _NONE
+        session = self._session
+        words = self._words
+        for message in messages:
+            try:
+                word = message[0]
+                handle = words[word]
+            except (LookupError, TypeError):
+                raise RemoteProtocolError(f"an unknown word: {_shorten(message)}") from None
+            if type(word) is not int:  # True and 1.0 equal 1
+                raise RemoteProtocolError(f"a word that is no integer: {_shorten(message)}")
+            handle(message)
+            if session.error is not None:
+                return
+
+    def _call(self, message: list[Any]) -> None:
+        answer = self._exports.add_answer(self._session)
+        call = self._read_call(message, answer)
+        answer.task = call
+        if message[0] == CALL:
+            answer.pulled = PULLED
+        if answer.id in self._cancelled:
+            self._payload([call.args, call.kwargs])  # its references count all the same
+            self._session.withdraw(answer)
+        else:
+            self._start(call)
+
+    def _send(self, message: list[Any]) -> None:
+        self._start(self._read_call(message, None))
+
+    def _read_call(self, message: list[Any], answer: Answer | None) -> Call:
+        args: Any
+        kwargs: Any = {}
+        if len(message) == 4:
+            _, target, path, args = message
+        elif len(message) == 5:
+            _, target, path, args, kwargs = message
+        else:
+            _, target, path, args = *_padded(message), None
+
+        if type(path) is not list or type(kwargs) is not dict or self.heard_bye:
+            raise _malformed_call(message, after_bye=self.heard_bye)
+        if type(args) is not list and (args is not None or len(message) > 3):
+            raise _malformed_call(message)
+        for step in path:
+            if type(step) is not str and type(step) is not int:
+                raise _malformed_call(message)
+        for name in kwargs:
+            if type(name) is not str:
+                raise _malformed_call(message)
+        return Call(self._session, self._seam.exported(target), tuple(path), args, kwargs, answer)
+
+    def _start(self, call: Call) -> None:
+        if self._marked:
+            payload = self._payload([call.args, call.kwargs])
+            if payload.bad is not None:
+                self._session.fail(call, bad_payload(payload.bad))
+                return
+            call.holes = payload.holes
+        self._router.arrive(call, self._share)
+
+    def _payload(self, root: list[Any]) -> Payload:
+        payload = Payload(root, self._seam.from_ref)
+        for read in payload.reads:
+            self._router.route(read)
+        return payload
+
+    def _pull(self, message: list[Any]) -> None:
+        (id,) = _fields(message, 1)
+        answer = self._answer(id, "pull")
+        if answer.pulled != PULLED:
+            answer.pulled = PULLED
+            answer.pull()
+            if answer.state >= FULFILLED:
+                self._session.answer(answer)
+
+    def _answer(self, id: Any, word: str) -> Answer:
+        answer = self._exports.find(id)
+        if not isinstance(answer, Answer):
+            raise RemoteProtocolError(f"{word} of id {id}, which is no answer")
+        return answer
+
+    def _resolve(self, message: list[Any]) -> None:
+        if len(message) != 3:
+            raise _malformed(message)
+        _, id, value = message
+        cell = self._outcome_of(id)
+        if not self._marked:
+            if cell is not None and self._session.error is None:
+                cell.ours = False
+                self._session.release(id)
+                cell.fulfil(value)
+            return
+
+        payload = self._payload([value])
+        if cell is None:  # rule 2: moot. Its references were counted, and are dropped here
+            return
+        if payload.bad is not None:
+            self._settle_rejected(cell, bad_payload(payload.bad))
+        elif payload.holes:
+            # Weakly: a promise that is dropped meanwhile is released at once.
+            filled = partial(self._filled, weakref.ref(cell), payload)
+            self._resolved[id] = self._router.fill(payload.holes, filled)
+        else:
+            self._settle(cell, payload.root[0], ours=payload.ours)
+
+    def _reject(self, message: list[Any]) -> None:
+        id, error = _fields(message, 2)
+        cell = self._outcome_of(id)
+        if self._marked:
+            self._payload([error])
+        if not isinstance(error, RemoteError):
+            error = bad_payload("a reject without an exception")
+        if cell is not None:
+            self._settle_rejected(cell, error)
+
+    def _outcome_of(self, id: Any) -> Cell | None:
+        """The cell that a resolve or reject is for; None if it was released, or dropped."""
+        entry = self._imports.entries.get(id) if type(id) is int else None
+        if entry is None:
+            if not self._imports.was_issued(id):
+                raise RemoteProtocolError(f"an outcome for id {id!r}, which was never issued")
+            return None
+        cell = entry()
+        if (cell is not None and not isinstance(cell, Cell)) or id in self._resolved:
+            raise RemoteProtocolError(f"an outcome for id {id}, which is no promise, or has one")
+        if cell is not None:
+            self._resolved[id] = None
+        return cell
+
+    def forget(self, id: int) -> None:
+        """An import is released."""
+        waiting = self._resolved.pop(id, None)
+        if waiting is not None:
+            self._router.forget(waiting)
+
+    def _filled(
+        self,
+        waiting: weakref.ref[Cell],
+        payload: Payload,
+        error: BaseException | None,
+        *,
+        ours: bool,
+    ) -> None:
+        """The promises inside the value of a promise have settled."""
+        cell = waiting()
+        if cell is None:
+            return
+        if error is None:
+            self._settle(cell, payload.root[0], ours=payload.ours or ours)
+        else:
+            self._settle_rejected(cell, error)
+
+    def _settle(self, cell: Cell, value: Any, *, ours: bool) -> None:
+        """The value of an import is here. Rule 5: behind it, if need be, a ping on the old path."""
+        session = self._session
+        if session.error is not None:
+            return
+        cell.ours = ours
+        if ours and cell.used and session.traits.ping:
+            cell.hold(value)
+            session.ping(partial(session.after_starts, partial(self._unhold, cell)), cell)
+        else:
+            session.release(cell.import_id)
+            cell.fulfil(value)
+
+    def _settle_rejected(self, cell: Cell, error: BaseException) -> None:
+        if self._session.error is None:
+            self._session.release(cell.import_id)
+        cell.reject(error)
+
+    def _unhold(self, cell: Cell) -> None:
+        """The pong has come: everything that went the old path has arrived, and is started."""
+        if cell.state < FULFILLED:
+            self._session.release(cell.import_id)
+            cell.fulfil(cell.value)
+
+    def _release(self, message: list[Any]) -> None:
+        if len(message) != 3:
+            raise _malformed(message)
+        _, answers, references = message
+        if type(answers) is not list or type(references) is not list:
+            raise _malformed(message)
+        for id in answers:
+            answer = self._exports.release_answer(id)
+            if answer.state == REJECTED:
+                self._freed_rejected(answer)
+        for pair in references:
+            if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not int or pair[0] > -1:
+                raise RemoteProtocolError(f"release of {pair!r} as a reference")
+            self._exports.release(*pair)
+
+    def _freed_rejected(self, answer: Answer) -> None:
+        if answer.failed_here and answer.pulled != PULLED:
+            logger.debug("a call failed, and nobody looked", exc_info=answer.value)
+        # Its traceback holds the frames that hold what the handler was given.
+        answer.value = Withdrawn()
+
+    def _cancel(self, message: list[Any]) -> None:
+        (id,) = _fields(message, 1)
+        self._session.withdraw(self._answer(id, "cancel"))
+
+    def _ping(self, message: list[Any]) -> None:
+        nonce, *where = message[1:] or (None,)
+        if type(nonce) is not int or len(where) > 1:
+            raise RemoteProtocolError(f"a malformed ping: {_shorten(message)}")
+        pong = partial(self._session.control, PONG, nonce)
+        if where:
+            position = Position(self._session, self._seam.exported(where[0]), pong)
+            self._router.arrive(position, self._share)
+        else:
+            pong()
+
+    def _pong(self, message: list[Any]) -> None:
+        (nonce,) = _fields(message, 1)
+        if not self._session.ponged(nonce):
+            raise RemoteProtocolError(f"a pong that answers no ping: {_shorten(message)}")
+
+    def _bye(self, message: list[Any]) -> None:
+        _fields(message, 0)
+        self.heard_bye = True
+
+    def _abort(self, message: list[Any]) -> None:
+        name, text = _fields(message, 2)
+        kind = PeerLost if name in _ITS_OWN_FAULT else LocalProtocolError
+        self._session.end(kind(f"the other side ended the session: {name}: {text}"))
+
+
+def _padded(message: list[Any]) -> list[Any]:
+    """A property read: word, target and path."""
+    if len(message) != 3:
+        raise _malformed_call(message)
+    return message
+
+
+def _malformed_call(message: list[Any], *, after_bye: bool = False) -> RemoteProtocolError:
+    what = "after its bye, the other side made a" if after_bye else "a malformed"
+    return RemoteProtocolError(f"{what} {WORDS[message[0]]}: {_shorten(message)}")
+
+
+def _cancelled(messages: list[Any]) -> frozenset[int]:
+    """The ids that this frame cancels: a call in the same frame is not started (rule 9)."""
+    try:
+        cancels = [message for message in messages if message[0] == CANCEL]
+    except (LookupError, TypeError):  # malformed: which message it is will be found in its turn
+        return _NONE
+    if not cancels:
+        return _NONE
+    return frozenset(message[-1] for message in cancels if type(message[-1]) is int)
+
+
+def _fields(message: list[Any], count: int) -> list[Any]:
+    """The fields of a message that has so many."""
+    if len(message) != count + 1:
+        raise _malformed(message)
+    return message[1:]
+
+
+def _malformed(message: list[Any]) -> RemoteProtocolError:
+    return RemoteProtocolError(f"a malformed {WORDS[message[0]]}: {_shorten(message)}")
+
+
+def _shorten(message: Any) -> str:
+    text = repr(message)
+    return text if len(text) <= 100 else text[:100] + "..."

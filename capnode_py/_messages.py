@@ -1,0 +1,217 @@
+"""The words: messages, references, and what a dialect says of itself.
+
+A message is a sequence whose first item is its word. Ids are told apart by their sign: the
+importer chooses positive ones (questions and their answers), the exporter negative ones (objects
+and promises), and 0 is the index. In a message, `target` and the ids of pull, release, cancel and
+ping are ids in the *sender's import* table; the ids of resolve and reject are in the *sender's
+export* table.
+
+====================================================  ==============================================
+message                                               meaning
+====================================================  ==============================================
+``[CALL, target, path, args?, kwargs?]``              start this, take the next positive id, answer
+``[PUSH, target, path, args?, kwargs?]``              the same, but the answer is not asked for yet
+``[PULL, id]``                                        answer this push
+``[SEND, target, path, args, kwargs?]``               one way: no id, no answer
+``[RESOLVE, id, value]``, ``[REJECT, id, error]``     the answer, or what a promise became
+``[RELEASE, [id, ...], [[id, n], ...]]``              given up: answers; references received n times
+``[CANCEL, id]``                                      the answer is not wanted any more
+``[PING, nonce, id?]``, ``[PONG, nonce]``             liveness; with an id a place in its queue
+``[BYE]``                                             no more calls from me
+``[ABORT, name, text]``                               you broke the protocol; the last message
+====================================================  ==============================================
+
+Without args it is a property read. `path` is a list of names and integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol, final
+
+from ._limits import Limits
+
+CALL: Final = 1
+PUSH: Final = 2
+PULL: Final = 3
+SEND: Final = 4
+RESOLVE: Final = 5
+REJECT: Final = 6
+RELEASE: Final = 7
+CANCEL: Final = 8
+PING: Final = 9
+PONG: Final = 10
+BYE: Final = 11
+ABORT: Final = 12
+
+WORDS: Final[Mapping[int, str]] = {
+    CALL: "call",
+    PUSH: "push",
+    PULL: "pull",
+    SEND: "send",
+    RESOLVE: "resolve",
+    REJECT: "reject",
+    RELEASE: "release",
+    CANCEL: "cancel",
+    PING: "ping",
+    PONG: "pong",
+    BYE: "bye",
+    ABORT: "abort",
+}
+
+UNNAMED: Final = "the other process"
+"""How the other side is called until its hello or its door names it."""
+
+Step = str | int
+Path = tuple[Step, ...]
+
+
+class Mine(NamedTuple):
+    """A reference to an object of the sender's, which arrives as a stub. It counts 1."""
+
+    id: int
+    cap_id: str | None = None
+
+
+class Promised(NamedTuple):
+    """A reference to a promise of the sender's, which will resolve it. It counts 1."""
+
+    id: int
+
+
+class Yours(NamedTuple):
+    """A reference to an object, promise or answer of the receiver's. It counts 0.
+
+    With a path, or for an answer or a promise, the receiver replaces it by its value.
+    """
+
+    id: int
+    path: Path = ()
+
+
+class Inline(NamedTuple):
+    """Not a reference after all: encode this value in its place."""
+
+    value: Any
+
+
+class Bad(NamedTuple):
+    """What stands where a value could not be decoded. It rejects the one call that holds it."""
+
+    reason: str
+    content: Any = None
+
+
+class InSet(NamedTuple):
+    """The members of a set that holds references: a set once they have been swapped."""
+
+    members: Sequence[Any]
+
+
+def as_set(members: Sequence[Any]) -> set[Any]:
+    """The set of these members; lists among them were tuples, and sets were frozen.
+
+    Raises:
+        TypeError: a member cannot stand in a set.
+        ValueError: members chosen to collide, which would cost quadratic time.
+    """
+    frozen = [_frozen(member) for member in members]
+    if len(frozen) > 16 and len({hash(member) for member in frozen}) < len(frozen) // 2:
+        raise ValueError("the members of a set collide")
+    return set(frozen)
+
+
+def _frozen(member: Any) -> Any:
+    if type(member) is list or type(member) is tuple:
+        return tuple(_frozen(item) for item in member)
+    return frozenset(member) if type(member) is set else member
+
+
+Ref = Mine | Promised | Yours
+ToRef = Callable[[Any], "Ref | Inline"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What a dialect can do. The engine reads these and never asks which dialect it is."""
+
+    reuse_export_ids: bool
+    """The same object is exported under the same id."""
+    hello: bool
+    """Each side opens with a hello."""
+    one_way: bool
+    """It has a word for a call that takes no id."""
+    cancel: bool
+    """It has a word to withdraw a call."""
+    ping: bool
+    """It has a position marker, which rule 5 (order across resolution) is built on."""
+    kwargs: bool
+    """Calls carry keyword arguments."""
+    cap_ids: bool
+    """References can be named by cap_ids."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """What a side says first of itself."""
+
+    versions: Sequence[int]
+    max_frame: int = Limits.max_frame
+    max_depth: int = Limits.max_depth
+    features: Sequence[str] = ()
+    session_id: bytes = b""
+    secret: bytes = field(default=b"", repr=False)
+    application: str = ""
+    application_versions: Sequence[int] = ()
+
+
+class Codec(Protocol):
+    """The seam between the engine and a dialect: bytes and references, never tables.
+
+    Encoders ask `to_ref` for anything that is not plain data, and raise `CannotPass`; they have no
+    side effect of their own. Decoders leave `Ref`s, `Bad`s and `InSet`s in place of what the engine
+    must look at, and say so by the mark.
+    """
+
+    traits: Traits
+    max_depth: int
+    tracebacks: bool
+    where: str
+
+    @property
+    def junk(self) -> bytes:
+        """What stood in the stream before the hello."""
+
+    def hello(self, hello: Hello) -> bytes: ...
+
+    def call(self, target: int, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> bytes:
+        """A `CALL`, whose word can still be changed by `word`. `args` None is a read."""
+
+    def word(self, call: bytes, word: int, /) -> bytes:
+        """The same call under another word: `PUSH` or `SEND`."""
+
+    def resolve(self, id: int, value: Any, to_ref: ToRef, /) -> bytes: ...
+
+    def reject(self, id: int, error: BaseException, /) -> bytes: ...
+
+    def release(self, answers: list[int], references: list[list[int]], /) -> bytes: ...
+
+    def control(self, word: int, /, *fields: Any) -> bytes:
+        """Any message whose fields are plain ints, strings and lists of them."""
+
+    def frame(self, messages: list[bytes], /) -> bytes:
+        """Those messages as they go onto the stream, in one piece."""
+
+    def feed(self, data: bytes, /) -> Iterable[bytes | Hello]:
+        """Cut the stream. Raises `RemoteProtocolError` for what no correct peer sends."""
+
+    def end(self) -> None:
+        """The stream has ended: raises `RemoteProtocolError` if it was in mid-frame."""
+
+    def copy(self, values: list[Any], to_ref: ToRef, /) -> tuple[list[Any], bool]:
+        """`values` encoded and decoded again, and whether the copy is marked."""
+
+    def decode(self, frame: bytes, /) -> tuple[list[list[Any]], bool]:
+        """The messages of a frame, and whether it is marked: holds references or `Bad`s."""

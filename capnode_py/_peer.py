@@ -1,0 +1,304 @@
+"""`Peer`: what a user holds of a connection. And how one is made of a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from ._capnode import Capnode, checked_index
+from ._cell import Cell
+from ._errors import CapnodeError, PeerClosed
+from ._limits import Limits
+from ._messages import Hello
+from ._session import VERSIONS
+from ._stub import Promise, Stub
+from .codec.cbor import CborCodec
+from .driver._base import Driver
+
+if TYPE_CHECKING:
+    from .driver.anyio import Stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """A connection in numbers. A quiet one shows 1 import and 1 export: the two indexes."""
+
+    imports: int
+    exports: int
+    messages_sent: int
+    messages_received: int
+    unsent_bytes: int
+
+
+class Peer:
+    """One connection of a host. The doors make it: `spawn`, `connect`, `listen`, `stdio`, ...
+
+    Attributes:
+        nickname: names the other side in errors and logs.
+        pid: the process id of a spawned child, else None.
+    """
+
+    def __init__(self, driver: Driver, *, nickname: str = "") -> None:
+        self._driver = driver
+        self._session = driver.session
+        self._nickname = nickname
+        self.pid: int | None = None
+        driver.peer = self
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        state = "closed" if self.is_closed else f"{stats.imports} imports, {stats.exports} exports"
+        return f"<Peer {self.nickname or 'unnamed'}: {state}>"
+
+    @property
+    def nickname(self) -> str:
+        return self._nickname or (self.info.application if self.info else "")
+
+    @property
+    def index(self) -> Any:
+        """The stub of the other side's index: ``await peer.index.add(1, 2)``."""
+        return self._session.index
+
+    @property
+    def info(self) -> Hello | None:
+        """What the other side's hello said."""
+        return self._session.remote
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code of a spawned child, negative for a signal; None while it runs."""
+        return None
+
+    @property
+    def is_closed(self) -> bool:
+        return self._session.error is not None
+
+    async def request_index(self) -> Any:
+        """The other side's index as a value: data copied, functions as stubs.
+
+        An index that is an object gives `index` itself.
+        """
+        return await self._session.call(self._session.index, (), None, None)
+
+    def notify(self, target: Any, /, *args: Any, **kwargs: Any) -> None:
+        """Call `target` one way: nothing comes back, not even an error.
+
+        Raises:
+            CannotPass, LimitExceeded, Released: nothing was sent.
+            PeerClosed, PeerLost: the connection is over.
+        """
+        base, path = _place(target, "notify")
+        self._driver.bring(lambda: self._session.notify(base, path, args, kwargs))
+
+    def submit(self, target: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call `target` from any thread: ``peer.submit(peer.index.add, 1, 2).result()``.
+
+        Cancelling the future, before it is done, withdraws the call.
+        """
+        _place(target, "submit")
+        return self._driver.outcome(lambda: target(*args, **kwargs))
+
+    def stats(self) -> Stats:
+        """The tables and the traffic, now."""
+        session = self._session
+        return Stats(
+            imports=len(session.imports),
+            exports=len(session.exports),
+            messages_sent=session.messages_sent,
+            messages_received=session.incoming.messages,
+            unsent_bytes=session.backlog(),
+        )
+
+    async def ping(self) -> None:
+        """Return when the other side has answered. A busy handler there does not delay it, unless
+        it blocks the other side's event loop.
+
+        Raises:
+            PeerClosed, PeerLost: it did not.
+        """
+        self._check_here()
+        cell = Cell(self._session)
+        if self._session.error is None:
+            self._session.ping_through(cell)
+        else:
+            cell.reject(self._session.error)
+        await Promise(self._session, cell, ())
+
+    async def drain(self) -> None:
+        """Wait until what is to be sent has fallen below low water (`Limits.low_water`)."""
+        await self._driver.drain()
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is over, and all that belongs to it is gone."""
+        await self._driver.wait_closed()
+
+    async def aclose(self) -> None:
+        """Close: no new calls from us, running handlers finish, the stream ends. All bounded.
+
+        From any task, in any order, twice. It does not raise for a peer that died.
+        """
+        await self._driver.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def _check_here(self) -> None:
+        if not self._driver.here():
+            raise RuntimeError(
+                "this peer lives in another thread or event loop: write "
+                "peer.submit(target, *args).result()"
+            )
+
+
+def _place(target: Any, method: str) -> tuple[Stub | Cell, Any]:
+    if isinstance(target, Stub):
+        return target, ()
+    if isinstance(target, Promise):
+        return target._base, target._path
+    raise TypeError(
+        f"peer.{method}() takes something far, and then its arguments: "
+        f"peer.{method}(peer.index.log, 'text'), not peer.{method}({type(target).__name__}, ...)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all doors take.
+
+    Attributes:
+        host: whose connection it is.
+        limits: see `Limits`.
+        nickname: names the other side.
+        tracebacks: send the tracebacks of our handlers' errors.
+        takes_junk: something may stand in the stream before the hello.
+        index_for: makes the index of one connection.
+    """
+
+    host: Capnode
+    limits: Limits
+    nickname: str
+    tracebacks: bool
+    takes_junk: bool = False
+    index_for: Callable[[Peer], Any] | None = None
+
+
+def make_settings(
+    index: Any,
+    host: Capnode | None,
+    dialect: str,
+    limits: Limits | None,
+    nickname: str,
+    *,
+    tracebacks: bool,
+    takes_junk: bool = False,
+    index_for: Callable[[Peer], Any] | None = None,
+) -> Settings:
+    """Check what a door was given.
+
+    Raises:
+        TypeError, ValueError: with what to write instead.
+    """
+    if dialect != "cbor":
+        raise ValueError(f"dialect={dialect!r}: this version speaks 'cbor'")
+    given = [index is not None, host is not None, index_for is not None]
+    if sum(given) > 1:
+        raise TypeError("give one of index=, host= and index_for=")
+    if host is not None and not isinstance(host, Capnode):
+        raise TypeError(f"host= takes a capnode.Capnode, not {host!r}: write Capnode(index)")
+    if limits is not None and not isinstance(limits, Limits):
+        raise TypeError(f"limits= takes capnode.Limits(...), not {limits!r}")
+    plain = index_for is None or callable(index_for)
+    if not plain or inspect.iscoroutinefunction(index_for):
+        raise TypeError(f"index_for= takes a plain function of the peer, not {index_for!r}")
+    return Settings(
+        host=Capnode(index) if host is None else host,
+        limits=limits or Limits(),
+        nickname=nickname,
+        tracebacks=tracebacks,
+        takes_junk=takes_junk,
+        index_for=index_for,
+    )
+
+
+def application_name() -> str:
+    """How this process calls itself in its hello."""
+    return os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
+
+
+P = TypeVar("P", bound=Peer)
+
+
+def make_peer(kind: type[P], stream: Stream | tuple[int, int], settings: Settings) -> P:
+    """A peer on a stream, or on two descriptors of our own (they may be the same).
+
+    It reads from now on; `Driver.open` waits for the other side's hello.
+    """
+    limits = settings.limits
+    codec = CborCodec(
+        limits,
+        max_junk=settings.limits.max_junk if settings.takes_junk else 0,
+        tracebacks=settings.tracebacks,
+    )
+    if settings.nickname:
+        codec.where = settings.nickname
+    hello = Hello(
+        versions=VERSIONS,
+        max_frame=settings.limits.max_frame,
+        max_depth=settings.limits.max_depth,
+        session_id=secrets.token_bytes(16),
+        secret=secrets.token_bytes(16),
+        application=settings.host.nickname or application_name(),
+    )
+    host = settings.host
+    index: Any = None
+
+    def get_index() -> Any:
+        return host.index if settings.index_for is None else index
+
+    driver = make_driver(
+        stream, codec=codec, limits=settings.limits, hello=hello, get_index=get_index
+    )
+    peer = kind(driver, nickname=settings.nickname)
+    if settings.index_for is not None:
+        try:
+            index = checked_index(settings.index_for(peer))
+        except BaseException:
+            driver.session.abort(PeerClosed("index_for has refused the connection"))
+            raise
+    return peer
+
+
+def make_driver(stream: Stream | tuple[int, int], **parts: Any) -> Driver:
+    """The driver that fits this stream in this event loop."""
+    trio = sys.modules.get("trio")
+    if isinstance(stream, tuple) and not (trio and trio.lowlevel.in_trio_task()):
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise CapnodeError(
+                "no event loop is running: open a connection inside async def main(), run by "
+                "asyncio.run(main()) or trio.run(main)"
+            ) from None
+        from .driver.asyncio import AsyncioDriver
+
+        return AsyncioDriver(*stream, **parts)
+
+    from .driver.anyio import AnyioDriver, DescriptorStream
+
+    return AnyioDriver(DescriptorStream(*stream) if isinstance(stream, tuple) else stream, **parts)

@@ -1,0 +1,210 @@
+"""What a peer may reach, and what passes by reference. Deny by default, one reason a branch.
+
+On a `Target`: public methods and properties of the class, nothing from `object`, no underscore, no
+instance attributes. On a dict: its keys. On a list: integers. On anything else: nothing; never
+`getattr`. Error texts do not list what exists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import inspect
+import io
+import os
+import sys
+import types
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence, Set, ValuesView
+from datetime import date, time, timedelta
+from typing import Any, TypeVar
+
+from ._cell import Cell
+from ._errors import CannotPass
+from ._messages import Path, Step
+from ._stub import FUNCTIONS, Promise, Stub, Target
+
+FAR = (Stub, Promise, Cell)
+
+# The members of a Target's class that a peer may name.
+_METHODS: tuple[Any, ...] = (
+    types.FunctionType,
+    staticmethod,
+    classmethod,
+    functools.partialmethod,
+    type(functools.lru_cache(lambda: None)),
+)
+_PROPERTIES = (property, functools.cached_property)
+
+DATA = (dict, list, tuple)
+"""What a path leads through as it would on the other side, where it arrives by copy."""
+
+_MISSING: Any = object()
+
+T = TypeVar("T")
+
+
+def step_into(value: Any, step: Step) -> Any:
+    """One step into plain data. Runs no user code.
+
+    Raises:
+        LookupError: there is nothing.
+        TypeError: a list takes integers only.
+    """
+    if isinstance(value, dict):
+        found = dict.get(value, step, _MISSING)
+        if found is _MISSING:
+            raise KeyError(step)
+        return found
+
+    if type(step) is not int:
+        raise TypeError(f"a list is indexed by integers, not by {step!r}")
+    return (
+        tuple.__getitem__(value, step)
+        if isinstance(value, tuple)
+        else list.__getitem__(value, step)
+    )
+
+
+def reach(value: Any, path: Path) -> tuple[Any, Path]:
+    """Follow `path` from `value` until its end, or until a far reference, which takes the rest.
+
+    Runs user code: properties.
+
+    Raises:
+        AttributeError, LookupError, TypeError: there is nothing that a peer may reach.
+    """
+    for position, step in enumerate(path):
+        if isinstance(value, FAR):
+            return value, path[position:]
+
+        value = copied(value)
+        if isinstance(value, Target):
+            value = _member(value, step)
+        elif isinstance(value, DATA):
+            value = step_into(value, step)
+        else:
+            kind = type(value).__name__
+            raise AttributeError(f"nothing can be reached on a value of type {kind}: {step!r}")
+    return value, ()
+
+
+def callable_from_afar(value: Any) -> Callable[..., Any]:
+    """`value`, if a peer may call it: what passes by reference as a function.
+
+    Raises:
+        TypeError: it is something else, even if it has a `__call__`.
+    """
+    if isinstance(value, FUNCTIONS):
+        return value
+    raise TypeError(f"a value of type {type(value).__name__} cannot be called")
+
+
+def _member(target: Target, step: Step) -> Any:
+    if type(step) is not str:
+        raise TypeError(f"a {type(target).__name__} is reached by names, not by {step!r}")
+    if not step or step[0] == "_":
+        raise AttributeError(f"{step!r} is private")
+
+    for cls in type(target).__mro__:
+        member = cls.__dict__.get(step, _MISSING)
+        if member is _MISSING or cls is Target or cls is object:
+            continue
+        if isinstance(member, _METHODS):
+            return member.__get__(target, type(target))
+        if isinstance(member, _PROPERTIES):
+            return getattr(target, step)
+        break  # a class attribute, a nested class, a slot: not meant to be called from afar
+    raise AttributeError(f"{type(target).__name__} has no method or property {step!r} to reach")
+
+
+def reference_key(value: Any) -> object:
+    """What makes two exports one: the object; for a bound method its object and its function.
+
+    Raises:
+        CannotPass: the value passes neither by copy nor by reference.
+    """
+    if isinstance(value, types.MethodType):
+        return id(value.__self__), id(value.__func__)
+
+    if isinstance(value, (types.BuiltinFunctionType, types.MethodWrapperType)):
+        owner = value.__self__
+        if owner is not None and not isinstance(owner, types.ModuleType):
+            return id(owner), value.__name__
+        return id(value)
+
+    if isinstance(value, (Target, *FUNCTIONS)):
+        return id(value)
+    raise CannotPass(_why_not(value))
+
+
+def _why_not(value: Any) -> str:
+    """Why it does not pass, and what to write instead."""
+    if isinstance(value, type):
+        what = f"the class {value.__name__}: pass a function that makes one, "
+        return f"{what}lambda *args: {value.__name__}(*args)"
+    if inspect.iscoroutine(value):
+        return "a coroutine: await it first, or pass the function"
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        return "a generator: pass list(it), or a function that gives the next item"
+
+    name = f"a value of type {type(value).__name__}"
+    if dataclasses.is_dataclass(value) or isinstance(value, enum.Enum):
+        return f"{name}: decorate its class with @capnode.by_copy to pass its fields by copy"
+    for kinds, instead in _INSTEAD:
+        if isinstance(value, kinds):
+            return f"{name}: {instead}"
+    if callable(value):
+        return f"{name}: only functions and methods pass; write lambda *args: f(*args)"
+    if type(value).__module__ in sys.stdlib_module_names:
+        return f"{name}: pass a dict of what the other side needs, or a function that uses it here"
+    return (
+        f"{name}: let its class inherit from capnode.Target to pass a reference, or pass a dict of "
+        "what the other side needs"
+    )
+
+
+_INSTEAD: tuple[tuple[tuple[type, ...], str], ...] = (
+    ((date, time), "write value.isoformat()"),
+    ((timedelta,), "write value.total_seconds()"),
+    ((os.PathLike,), "write str(value)"),
+    ((complex,), "write [value.real, value.imag]"),
+    ((Sequence, Set, ValuesView, deque), "write list(value)"),
+    ((Mapping,), "write dict(value)"),
+    ((io.IOBase,), "pass its methods, {'read': f.read, 'write': f.write}"),
+)
+"""What to write for values of the standard library that do not pass."""
+
+_copied: dict[type, Callable[[Any], Any]] = {}
+
+
+def by_copy(cls: type[T]) -> type[T]:
+    """Let instances of a dataclass or an enum pass by copy (a class decorator).
+
+    A dataclass arrives as a dict of its fields, an enum member as its value.
+
+    Raises:
+        TypeError: the class is neither.
+    """
+    if issubclass(cls, enum.Enum):
+        _copied[cls] = _enum_value
+    elif dataclasses.is_dataclass(cls):
+        _copied[cls] = _fields
+    else:
+        raise TypeError(f"by_copy takes a dataclass or an enum, not {cls.__name__}")
+    return cls
+
+
+def copied(value: Any) -> Any:
+    """The plain data that stands for `value`, or `value` itself if its class is not `by_copy`."""
+    copy = _copied.get(type(value))
+    return value if copy is None else copy(value)
+
+
+def _enum_value(member: enum.Enum) -> Any:
+    return member.value
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -1,0 +1,210 @@
+"""Where a call goes: down the wire, into the queue of a promise, or to the driver.
+
+Also what waits on the way: calls of a peer that does not read its answers (rule 13), and calls
+with promises in their arguments.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ._cell import FULFILLED, HELD, REJECTED, Call, Cell, Position
+from ._errors import RemoteProtocolError
+from ._limits import Limits
+from ._payload import Hole, Holes, unsettled
+from ._reach import DATA, copied, step_into
+from ._stub import Promise, Stub, Target
+
+if TYPE_CHECKING:
+    from ._session import Session
+
+
+class Filled(Protocol):
+    """Called when the promises of a payload have settled, or one has failed with `error`."""
+
+    def __call__(self, error: BaseException | None, /, *, ours: bool) -> None: ...
+
+
+class Router:
+    """The ways of one session.
+
+    Args:
+        session: whose calls these are.
+        start: gives a call to the driver, in order.
+        backlog: how many bytes are waiting to be sent to the peer.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        limits: Limits,
+        *,
+        start: Callable[[Call], None],
+        backlog: Callable[[], int],
+    ) -> None:
+        self._session = session
+        self._limits = limits
+        self._start = start
+        self._backlog = backlog
+        self._kept: deque[Call | Position] = deque()
+        self._kept_bytes = 0
+        self._waiting: set[Holes] = set()
+
+    @property
+    def keeps(self) -> bool:
+        """Is there anything kept?"""
+        return bool(self._kept)
+
+    def arrive(self, item: Call | Position, size: int) -> None:
+        """A call or a position has come in. Above high water it is kept, in order.
+
+        Raises:
+            RemoteProtocolError: the peer calls and does not read.
+        """
+        if not self._kept and self._backlog() <= self._limits.high_water:
+            self.route(item)
+            return
+
+        item.size = size
+        self._kept.append(item)
+        self._kept_bytes += size
+        if self._kept_bytes > self._limits.max_kept:
+            raise RemoteProtocolError(
+                f"{self._kept_bytes} bytes of calls are kept (Limits.max_kept) behind "
+                f"{self._backlog()} unsent bytes: the other side calls and does not read"
+            )
+
+    def relieve(self) -> None:
+        """The backlog has shrunk: go on with what was kept, while it stays low."""
+        if not self._kept or self._backlog() > self._limits.low_water:
+            return
+        while self._kept and self._backlog() <= self._limits.high_water:
+            item = self._kept.popleft()
+            self._kept_bytes -= item.size
+            self.route(item)
+
+    def clear(self) -> None:
+        """The session is over."""
+        self._kept.clear()
+        self._kept_bytes = 0
+        self._waiting.clear()
+
+    def route(self, item: Call | Position) -> None:
+        """Bring it to where it runs, or to where it waits."""
+        if isinstance(item, Position):
+            self._pass(item)
+            return
+        if item.cancelled:
+            return
+
+        target: Any = item.target
+        path = item.path
+        while True:
+            if isinstance(target, Target):
+                break
+            if isinstance(target, Cell):
+                if target.state == FULFILLED:
+                    target = target.value
+                elif target.state == REJECTED:
+                    self._session.fail(item, target.value)
+                    return
+                elif target.state != HELD and target.link is not None:
+                    target = target.link
+                else:
+                    item.target, item.path = target, path
+                    if target.state != HELD and target.import_id:
+                        target.used = True
+                        target.session.forward(item, target.import_id)
+                    else:
+                        target.enqueue(item)
+                    return
+            elif type(target) is Stub:
+                item.target, item.path = target, path
+                target._session.forward(item, target._id)
+                return
+            elif type(target) is Promise:
+                target, path = target._base, target._path + path
+            elif path and isinstance(target := copied(target), DATA):
+                try:
+                    target = step_into(target, path[0])
+                except (LookupError, TypeError) as error:
+                    self._session.fail(item, error)
+                    return
+                path = path[1:]
+            else:
+                break
+        item.target, item.path = target, path
+        if item.holes:  # it starts in the step that settles the last of its promises
+            holes, item.holes = item.holes, None
+            item.waiting = self.fill(holes, partial(self._filled, item))
+        else:
+            self._start(item)
+
+    def _filled(self, call: Call, error: BaseException | None, *, ours: bool) -> None:
+        """Whether the values name `ours` matters to results only."""
+        call.waiting = None
+        if error is not None:
+            self._session.fail(call, error)
+        elif not call.cancelled:
+            self._start(call)
+
+    def fill(self, holes: list[Hole], done: Filled) -> Holes | None:
+        """Wait for the promises of a payload. Returns what waits, None if none has to."""
+
+        def finished(error: BaseException | None) -> None:
+            self._waiting.discard(waiting)
+            done(error, ours=waiting.ours)
+
+        waiting = Holes(self._session.localize, finished)
+        self._waiting.add(waiting)
+        waiting.wait(holes)
+        return waiting if waiting in self._waiting else None
+
+    def forget(self, waiting: Holes) -> list[Cell]:
+        """Nobody is interested any more. Returns what was waited for."""
+        self._waiting.discard(waiting)
+        return waiting.abandon()
+
+    def _pass(self, position: Position) -> None:
+        """Move a position on, behind the calls that went before it, and say when it is through."""
+        target = position.target
+        while isinstance(target, Cell) and target.state != HELD and target.link is not None:
+            target = target.link
+        if not isinstance(target, Cell) or target.state == REJECTED:
+            position.passed()
+        elif target.state == FULFILLED:
+            self._pass_value(position, target.value)
+        elif target.state != HELD and target.import_id:
+            if target.session is self._session:
+                position.passed()  # the same wire keeps the order
+            else:
+                target.session.ping(position.passed, target)
+        else:
+            position.target = target
+            target.enqueue(position)
+
+    def _pass_value(self, position: Position, value: Any) -> None:
+        cells = unsettled(value, _promise_cell)
+        left = len(cells)
+        if not left:
+            position.passed()
+            return
+
+        def one_passed() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                position.passed()
+
+        for cell in cells:
+            self._pass(Position(self._session, cell, one_passed))
+
+
+def _promise_cell(value: Any) -> Cell | None:
+    """The cell that a promise in a value rests on."""
+    if type(value) is Promise and isinstance(value._base, Cell):
+        return value._base
+    return None

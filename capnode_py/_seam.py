@@ -1,0 +1,163 @@
+"""The seam between the engine and a codec: `to_ref`, `from_ref`, and copying without a wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ._cell import FULFILLED, HELD, PENDING, PULLED, Call, Cell
+from ._errors import CannotPass, Released
+from ._messages import Codec, Inline, Mine, Path, Promised, Ref, Yours
+from ._payload import Hole, Payload
+from ._reach import FAR, copied, reference_key
+from ._stub import Promise, Stub
+from ._tables import Export, ExportTable, ImportTable
+
+if TYPE_CHECKING:
+    from ._session import Session
+
+
+class Seam:
+    """References of one session: from values, and to values.
+
+    Args:
+        session: whose stubs and cells they are.
+        get_index: the host's index, live.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        codec: Codec,
+        imports: ImportTable,
+        exports: ExportTable,
+        get_index: Callable[[], Any],
+    ) -> None:
+        self._session = session
+        self._codec = codec
+        self._imports = imports
+        self._exports = exports
+        self._get_index = get_index
+
+    def to_ref(self, value: Any) -> Ref | Inline:
+        """What stands on the wire for a value that is no plain data.
+
+        Raises:
+            CannotPass, LimitExceeded, Released: it cannot cross.
+        """
+        if type(value) is Promise:
+            return self._promise(value._base, value._path)
+        if isinstance(value, Cell):
+            return self._promise(value, ())
+        if type(value) is Stub and value._session is self._session:
+            return self._home(value, ())
+
+        plain = copied(value)
+        if plain is not value:
+            return Inline(plain)
+        if type(value) is Stub:
+            _check_here(value._session)
+        key = id(value) if type(value) is Stub else reference_key(value)
+        if value is self._get_index():
+            return Mine(0)
+        return Mine(self._exports.send(key, value).id)
+
+    def _home(self, stub: Stub, path: Path) -> Yours:
+        if not self._session.holds(stub):
+            raise Released("a stub in the value was given up here (dealloc)")
+        return Yours(stub._id, path)
+
+    def _promise(self, base: Stub | Cell, path: Path) -> Ref | Inline:
+        while isinstance(base, Cell) and base.state == PENDING and base.link is not None:
+            base = base.link
+        if isinstance(base, Stub):
+            if base._session is self._session:
+                return self._home(base, path)
+        elif base.session is self._session and base.import_id and base.state in (PENDING, HELD):
+            base.used = True
+            return Yours(base.import_id, path)
+
+        _check_here(base._session if isinstance(base, Stub) else base.session)
+        cell = as_cell(base, path)
+        if cell.state == FULFILLED:  # rule 7: never as an id that we have released
+            return Inline(cell.value)
+        return Promised(self._exports.send(id(cell), cell).id)
+
+    def from_ref(self, ref: Ref) -> Any:
+        """What a reference in a payload stands for; a `Call` is a read that is yet to be made.
+
+        Raises:
+            RemoteProtocolError: it names what cannot be.
+        """
+        if isinstance(ref, Mine):
+            if ref.id == 0:
+                return self._session.index
+            return self._imports.receive(ref.id, partial(Stub, self._session), Stub)
+        if isinstance(ref, Promised):
+            return self._imports.receive(ref.id, self._promised, Cell)
+
+        target = self.exported(ref.id)
+        if not ref.path:
+            return target
+        return Call(self._session, target, ref.path, None, None, Cell(self._session))
+
+    def _promised(self, id: int) -> Cell:
+        cell = Cell(self._session, id)
+        cell.pulled = PULLED  # it is resolved unasked
+        return cell
+
+    def exported(self, id: Any) -> Any:
+        """The object, promise or answer that the other side means by `id`.
+
+        Raises:
+            RemoteProtocolError: never issued, or released.
+        """
+        entry = self._exports.find(id)
+        if entry.id == 0:
+            return self._get_index()
+        return entry.value if isinstance(entry, Export) else entry
+
+    def localize(self, values: list[Any]) -> tuple[list[Any], list[Hole]]:
+        """A copy as the wire would have made it, and where promises stand in it.
+
+        What turns out to be called on this side passes by the same rules as what crosses.
+
+        Raises:
+            CannotPass: it would not have crossed either.
+        """
+        kept: list[Any] = []
+
+        def keep(value: Any) -> Ref | Inline:
+            plain = copied(value)
+            if plain is not value:
+                return Inline(plain)
+            if not isinstance(value, FAR):
+                reference_key(value)
+            kept.append(value)
+            return Mine(-len(kept))
+
+        def take(ref: Ref) -> Any:
+            value = kept[-ref.id - 1]
+            return as_cell(value._base, value._path) if type(value) is Promise else value
+
+        copy, marked = self._codec.copy(values, keep)
+        return copy, Payload(copy, take).holes if marked else []
+
+
+def _check_here(session: Any) -> None:
+    """Raises `CannotPass` for a reference of a connection that lives elsewhere."""
+    if not session.is_here():
+        raise CannotPass(
+            "a reference of a connection in another thread or event loop: pass its value, or a "
+            "function that uses peer.submit"
+        )
+
+
+def as_cell(base: Stub | Cell, path: Path) -> Cell:
+    """The cell behind a promise; a path is read for it."""
+    if isinstance(base, Cell) and not path:
+        return base
+    session = base._session if isinstance(base, Stub) else base.session
+    cell: Cell = session.call(base, path, None, None)._base
+    return cell

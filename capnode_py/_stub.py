@@ -1,0 +1,174 @@
+"""What a user holds: `Stub`, `Promise`, `Target`.
+
+Far names stay free: on a stub only `cap_id` and `dealloc` are ours, on a promise also `map` and
+`cancel`; every other public name is the far side's. A name that begins with an underscore raises
+here, since IPython, copy, pickle and mock ask for such names to learn about a *local* object.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Generator
+from typing import Any, NoReturn, Protocol, Self, final
+
+from ._cell import STATES, Cell
+from ._messages import Path, Step
+
+FUNCTIONS = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.MethodWrapperType,
+    functools.partial,
+)
+"""What passes by reference as a function, and can be called from afar."""
+
+
+class Target:
+    """Subclass it to be passed by reference: its public methods and properties are callable from
+    afar. Instance attributes, underscore names and what `object` defines are not.
+
+    The idea is Cap'n Web's RpcTarget and E's Far.
+    """
+
+    __slots__ = ("__weakref__",)
+
+
+class Engine(Protocol):
+    """What a stub knows of its session."""
+
+    def call(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any, /) -> Promise: ...
+    def wait(self, base: Stub | Cell, path: Path, /) -> Generator[Any, Any, Any]: ...
+    def dealloc(self, stub: Stub, /) -> None: ...
+    def cancel(self, cell: Cell, /) -> None: ...
+    def describe(self, stub: Stub, path: str = "", /) -> str: ...
+    @property
+    def where(self) -> str: ...
+
+
+@final
+class Stub:
+    """A far function or object that was received.
+
+    Call it, or a name on it: ``await stub(1)``, ``await stub.method(1)``. ``stub.name`` and
+    ``stub["name"]`` are paths, which can be awaited (a property read), called, or passed on. It is
+    not awaitable itself. The same far object is the same stub, so it hashes and compares as an
+    object; `dealloc` therefore ends it for all its holders in this process.
+    """
+
+    __slots__ = ("__weakref__", "_id", "_session")
+
+    _session: Any
+    _id: int
+
+    # With __getitem__ and without these, list(stub) and "x" in stub would never end.
+    __iter__ = None
+    __contains__ = None
+
+    def __init__(self, session: Engine, id: int) -> None:
+        self._session = session
+        self._id = id
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Promise:
+        return self._session.call(self, (), args, kwargs)  # type: ignore[no-any-return]
+
+    def __getattr__(self, name: str) -> Promise:
+        if name[:1] == "_":
+            raise _private(name)
+        return Promise(self._session, self, (name,))
+
+    def __getitem__(self, step: Step) -> Promise:
+        return Promise(self._session, self, (_checked(step),))
+
+    def __repr__(self) -> str:
+        return f"<Stub {self._session.describe(self)}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.dealloc()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Stub cannot be pickled or copied: it belongs to its connection")
+
+    def dealloc(self) -> None:
+        """Give the reference up now, for all its holders in this process. Idempotent.
+
+        A later use raises `Released`. What was called before is still delivered.
+        """
+        self._session.dealloc(self)
+
+
+@final
+class Promise:
+    """A path on a stub, or the answer of a call.
+
+    Await it to read or to get; call through it, before it is here, without waiting; pass it on as
+    an argument or a result. It may be awaited any number of times, by any number of tasks; each
+    await of a *path* reads anew. Dropping it gives it up, and never cancels the call.
+
+    The idea is E's and Cap'n Proto's promise pipelining.
+    """
+
+    __slots__ = ("_base", "_path", "_session")
+
+    __iter__ = None
+    __contains__ = None
+
+    def __init__(self, session: Engine, base: Stub | Cell, path: Path) -> None:
+        self._session: Engine = session
+        self._base = base
+        self._path = path
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Promise:
+        return self._session.call(self._base, self._path, args, kwargs)
+
+    def __getattr__(self, name: str) -> Promise:
+        if name[:1] == "_":
+            raise _private(name)
+        return Promise(self._session, self._base, (*self._path, name))
+
+    def __getitem__(self, step: Step) -> Promise:
+        return Promise(self._session, self._base, (*self._path, _checked(step)))
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._session.wait(self._base, self._path)
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self!r} is not here yet: did you forget await?")
+
+    def __repr__(self) -> str:
+        path = "".join(f".{step}" if isinstance(step, str) else f"[{step}]" for step in self._path)
+        if isinstance(self._base, Stub):
+            return f"<Promise {self._session.describe(self._base, path)}>"
+        what = f"{path} of" if path else "of"
+        return f"<Promise {what} {self._session.where}: {STATES[self._base.state]}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Promise cannot be pickled or copied: it belongs to its connection")
+
+    def cancel(self) -> None:
+        """Withdraw this side's interest in the answer.
+
+        The far handler is cancelled, once, when nothing else depends on it; who awaits the promise
+        gets what the far side then answers. On a path there is nothing to cancel.
+        """
+        if not isinstance(self._base, Stub) and not self._path:
+            self._session.cancel(self._base)
+
+
+def _checked(step: Step) -> Step:
+    if type(step) is str or type(step) is int:
+        return step
+    raise TypeError(
+        f"a path step is a str or an int, not {type(step).__name__}; slices and tuples do not cross"
+    )
+
+
+def _private(name: str) -> AttributeError:
+    return AttributeError(
+        f"{name!r}: underscore names are not asked of the far side. If it has such a dict key, "
+        f"write [{name!r}]"
+    )

@@ -1,0 +1,238 @@
+"""The two tables of a session: ids, counts, release, rollback. References and objects, never bytes.
+
+Counting (rule 1): sent = received + references in flight + releases in flight. Each occurrence of
+a `mine` or a `promise` in a payload counts 1. It is committed when the message is encoded whole,
+and rolled back otherwise. At 0 the entry is gone.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, cast
+
+from ._cell import Answer, Cell
+from ._errors import LimitExceeded, RemoteProtocolError
+from ._stub import Stub
+
+
+class Import(weakref.ref[Any]):
+    """An entry of the import table: a weak reference to the stub or the cell that we hold.
+
+    The collector calls back with this very object, so it is its own note (rule 3): stale unless it
+    is still the table's entry.
+    """
+
+    __slots__ = ("id", "received")
+
+    id: int
+    received: int
+
+
+class ImportTable:
+    """What we hold of theirs: objects and promises (ids they chose), questions (ids we chose)."""
+
+    def __init__(self, note: Callable[[Import], None]) -> None:
+        self._note = note
+        self.entries: dict[int, Import] = {}
+        self.last_question = 0
+        self._lowest = 0
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def pin(self, index: Stub) -> None:
+        """Enter the other side's index, which is never released."""
+        self._enter(0, index, 0)
+
+    def add_question(self, cell: Cell) -> Import:
+        """Enter the question of a call that has been encoded, under the next positive id."""
+        self.last_question = cell.import_id = id = self.last_question + 1
+        self.entries[id] = entry = Import(cell, self._note)
+        entry.id = id
+        entry.received = 1
+        return entry
+
+    def receive(self, id: int, make: Callable[[int], Stub | Cell], kind: type) -> Any:
+        """One occurrence of a reference: the one stub or cell that stands for it here.
+
+        Raises:
+            RemoteProtocolError: an id that the other side cannot have chosen.
+        """
+        entry = self.entries.get(id)
+        if entry is not None and (held := entry()) is not None:
+            if type(held) is not kind:
+                raise RemoteProtocolError(f"id {id} came as an object and as a promise")
+            entry.received += 1
+            return held
+
+        if id >= 0 or id < self._lowest - 1:
+            raise RemoteProtocolError(f"id {id} where a new reference takes {self._lowest - 1}")
+        self._lowest = min(self._lowest, id)
+        made = make(id)
+        self._enter(id, made, 1 if entry is None else entry.received + 1)
+        return made
+
+    def _enter(self, id: int, held: Stub | Cell, received: int) -> Import:
+        entry = Import(held, self._note)
+        entry.id = id
+        entry.received = received
+        self.entries[id] = entry
+        return entry
+
+    def drop(self, id: int) -> int:
+        """Take the entry out; how often the reference was received, 0 if there was none."""
+        entry = self.entries.pop(id, None)
+        return 0 if entry is None else entry.received
+
+    def was_issued(self, id: Any) -> bool:
+        """Did this id ever stand for a question of ours, or a reference of theirs?"""
+        return type(id) is int and id != 0 and self._lowest <= id <= self.last_question
+
+    def clear(self) -> list[Any]:
+        """The session is over: what was held."""
+        held = [entry() for entry in self.entries.values()]
+        self.entries.clear()
+        return held
+
+
+class Export:
+    """An entry of the export table under an id that we chose: an object, or a promise's cell."""
+
+    __slots__ = ("announced", "id", "key", "sent", "value")
+
+    def __init__(self, id: int, key: object, value: Any) -> None:
+        self.id = id
+        self.key = key
+        self.value = value
+        self.sent = 0
+        self.announced = False
+
+
+class ExportTable:
+    """What they hold of ours: objects and promises (ids we chose), answers (ids they chose)."""
+
+    def __init__(self, max_exports: int) -> None:
+        self._max = max_exports
+        self.entries: dict[int, Export | Answer] = {}
+        self._by_key: dict[object, Export] = {}
+        self.last_answer = 0
+        self._last_export = 0
+        self.uncommitted: list[Export] = []
+        self.entries[0] = Export(0, None, None)  # the index, pinned; its value is the host's
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def add_answer(self, session: Any) -> Answer:
+        """Enter the answer of a call that has come, under the next positive id.
+
+        Raises:
+            RemoteProtocolError: the other side calls and never releases.
+        """
+        if len(self.entries) >= self._max:
+            raise RemoteProtocolError(
+                f"more than {self._max} answers and references held (Limits.max_exports)"
+            )
+        self.last_answer += 1
+        answer = Answer(session, self.last_answer)
+        self.entries[self.last_answer] = answer
+        return answer
+
+    def find(self, id: Any) -> Export | Answer:
+        """The entry of an id that came in.
+
+        Raises:
+            RemoteProtocolError: never issued, or released: the two sides do not count alike.
+        """
+        entry = self.entries.get(id) if type(id) is int else None
+        if entry is None:
+            raise RemoteProtocolError(f"id {id!r}, which was never issued, or was released")
+        return entry
+
+    def send(self, key: object, value: Any) -> Export:
+        """One occurrence in the message that is being encoded; `commit` or `rollback` it.
+
+        The message begins at what `uncommitted` holds before; encoding may nest.
+
+        Raises:
+            LimitExceeded: the other side holds too much of ours already.
+        """
+        entry = self._by_key.get(key)
+        if entry is None:
+            if len(self.entries) >= self._max:
+                raise LimitExceeded(
+                    f"the other side holds {self._max} of our references (Limits.max_exports): "
+                    "does it keep stubs that it could drop?"
+                )
+            self._last_export -= 1
+            entry = Export(self._last_export, key, value)
+            self.entries[entry.id] = self._by_key[key] = entry
+        entry.sent += 1
+        self.uncommitted.append(entry)
+        return entry
+
+    def commit(self, mark: int) -> list[Export]:
+        """The message goes out. Returns what went out for the first time."""
+        new = []
+        for entry in self.uncommitted[mark:]:
+            if not entry.announced:
+                entry.announced = True
+                new.append(entry)
+        del self.uncommitted[mark:]
+        return new
+
+    def rollback(self, mark: int) -> None:
+        """The message could not be encoded: nothing was sent."""
+        while len(self.uncommitted) > mark:
+            entry = self.uncommitted.pop()
+            entry.sent -= 1
+            if entry.sent == 0:
+                self._forget(entry)
+                if entry.id == self._last_export:
+                    self._last_export += 1
+
+    def release(self, id: Any, n: Any) -> Export | Answer | None:
+        """The other side gives `n` occurrences up. Returns the entry if that was the last.
+
+        Raises:
+            RemoteProtocolError: it does not hold so many.
+        """
+        entry = self.find(id)
+        if id == 0 or type(n) is not int or not 1 <= n <= entry.sent:
+            raise RemoteProtocolError(
+                f"release of id {id} by {n!r}, of which {entry.sent} were sent"
+            )
+        entry.sent -= n
+        if entry.sent:
+            return None
+        self._forget(entry)
+        return entry
+
+    def told(self, entry: Export) -> None:
+        """The outcome of a promise has been sent: who gets the promise anew, gets a new id."""
+        self._by_key.pop(entry.key, None)
+
+    def release_answer(self, id: Any) -> Answer:
+        """The other side gives an answer up; it is held once.
+
+        Raises:
+            RemoteProtocolError: it does not hold it.
+        """
+        if type(id) is not int or id < 1:
+            raise RemoteProtocolError(f"release of id {id!r} as an answer")
+        entry = self.entries.pop(id, None)
+        if entry is None:
+            raise RemoteProtocolError(f"id {id}, which was never issued, or was released")
+        return cast(Answer, entry)
+
+    def _forget(self, entry: Export | Answer) -> None:
+        del self.entries[entry.id]
+        if type(entry) is Export and self._by_key.get(entry.key) is entry:
+            del self._by_key[entry.key]
+
+    def clear(self) -> None:
+        """The session is over: let go of everything."""
+        self.entries.clear()
+        self._by_key.clear()
+        self.uncommitted.clear()

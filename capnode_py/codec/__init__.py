@@ -1,0 +1,1 @@
+"""Dialects: how messages and values are written. Bytes and references, never tables."""

@@ -1,0 +1,605 @@
+"""The native dialect: messages as CBOR arrays, a frame for those of one turn of the loop.
+
+The encoder is our own: one walk that bounds the depth (cbor2's crashes the process on a deep
+list), finds references, knows the way to a value that cannot pass, and writes the common types;
+every other leaf is cbor2's, and so is all decoding. A test holds its output equal to cbor2's.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import cbor2
+
+from .._errors import CannotPass, FarError, RemoteProtocolError, from_far, to_far
+from .._frames import MAGIC, Cutter, frame_head
+from .._limits import Limits
+from .._messages import (
+    CALL,
+    REJECT,
+    RELEASE,
+    RESOLVE,
+    UNNAMED,
+    Bad,
+    Hello,
+    Inline,
+    InSet,
+    Mine,
+    Path,
+    Promised,
+    ToRef,
+    Traits,
+    Yours,
+    as_set,
+)
+
+VERSION = 1
+
+TAG_REF = 49374
+"""Our private tag of references: ``[kind, id, ...]``."""
+TAG_ERROR = 49375
+"""Our private tag of exceptions: ``[name, text, base, traceback]``."""
+
+_MINE, _PROMISED, _YOURS = 0, 1, 2
+_INERT = (Mine, Promised, Yours, Bad, InSet)
+
+_TRAITS = Traits(
+    reuse_export_ids=True,
+    hello=True,
+    one_way=True,
+    cancel=True,
+    ping=True,
+    kwargs=True,
+    cap_ids=True,
+)
+
+# A frame, a message, its arguments and the arrays of tags stand around a value.
+_DEPTH_AROUND = 9
+_END = b"\x63end"
+
+
+_ONE_BYTE = [bytes((n,)) for n in range(256)]
+
+
+def _head(major: int, value: int) -> bytes:
+    """A CBOR head: the major type (already shifted) and its argument, in the shortest form."""
+    if value < 24:
+        return _ONE_BYTE[major | value]
+    if value < 0x100:
+        return bytes((major | 24, value))
+    if value < 0x10000:
+        return struct.pack(">BH", major | 25, value)
+    if value < 0x1_0000_0000:
+        return struct.pack(">BI", major | 26, value)
+    return struct.pack(">BQ", major | 27, value)
+
+
+# What these tables buy: most ints, names and containers are small, and a look-up costs a third of
+# computing the head.
+_SMALL_INTS = [_head(0x00, n) for n in range(256)]
+_TEXT_HEADS = [_head(0x60, n) for n in range(256)]
+_LIST_HEADS = [_head(0x80, n) for n in range(256)]
+_MAP_HEADS = [_head(0xA0, n) for n in range(256)]
+_REF_HEAD = _head(0xC0, TAG_REF)
+_RESOLVE = _LIST_HEADS[3] + _SMALL_INTS[RESOLVE]
+_RELEASE = _LIST_HEADS[3] + _SMALL_INTS[RELEASE]
+_ERROR_HEAD = _head(0xC0, TAG_ERROR)
+_SET_HEAD = _head(0xC0, 258)
+_NONE, _TRUE, _FALSE = b"\xf6", b"\xf5", b"\xf4"
+_pack_short = struct.Struct(">BH").pack
+_pack_float = struct.Struct(">Bd").pack
+
+
+def _int(value: int) -> bytes:
+    if 0 <= value < 256:
+        return _SMALL_INTS[value]
+    if 0 <= value < 0x10000:
+        return _pack_short(0x19, value)
+    if 0 <= value < 1 << 64:
+        return _head(0x00, value)
+    if -(1 << 64) <= value < 0:
+        return _head(0x20, -1 - value)
+    return cbor2.dumps(value)
+
+
+def _text(value: str) -> bytes:
+    try:
+        raw = value.encode()
+    except UnicodeEncodeError as error:
+        raise CannotPass(f"a str that is not valid Unicode ({error.reason})") from None
+    size = len(raw)
+    return (_TEXT_HEADS[size] if size < 256 else _head(0x60, size)) + raw
+
+
+def _path(path: Path) -> bytes:
+    """A path of names and ints."""
+    steps = [_text(step) if isinstance(step, str) else _int(step) for step in path]
+    return _head(0x80, len(path)) + b"".join(steps)
+
+
+def _call_head(size: int, target: int, path: Path) -> bytes:
+    """A call up to its arguments."""
+    if len(path) == 1 and type(path[0]) is str and len(path[0]) < 64:
+        return _usual_head(size, target, path[0])
+    return _LIST_HEADS[size] + _SMALL_INTS[CALL] + _int(target) + _path(path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _usual_head(size: int, target: int, name: str) -> bytes:
+    """Programs call the same few names over and over. Bounded: a peer of ours may choose them."""
+    return _LIST_HEADS[size] + _SMALL_INTS[CALL] + _int(target) + b"\x81" + _text(name)
+
+
+def _bool(value: bool) -> bytes:
+    return _TRUE if value else _FALSE
+
+
+def _none(_value: None) -> bytes:
+    return _NONE
+
+
+def _float(value: float) -> bytes:
+    return _pack_float(0xFB, value) if math.isfinite(value) else cbor2.dumps(float(value))
+
+
+_LEAVES: Mapping[type, Callable[[Any], bytes]] = {
+    str: _text,
+    int: _int,
+    type(None): _none,
+    bool: _bool,
+    float: _float,
+}
+"""The types that make up most messages, found by exact type."""
+
+
+class CborCodec:
+    """See `Codec` for the interface; ``docs/protocol.md`` for the format."""
+
+    traits = _TRAITS
+
+    def __init__(self, limits: Limits, *, max_junk: int = 0, tracebacks: bool = True) -> None:
+        self.max_depth = limits.max_depth
+        self.tracebacks = tracebacks
+        self.where = UNNAMED
+        self._cutter = Cutter(max_frame=limits.max_frame, max_junk=max_junk)
+        self._greeted = False
+        self._marked = False
+        self._decode = functools.partial(
+            cbor2.loads,
+            semantic_decoders=self._decoders(),
+            tag_hook=self._unknown_tag,
+            max_depth=limits.max_depth + _DEPTH_AROUND,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+        )
+
+    @property
+    def junk(self) -> bytes:
+        """What stood in the stream before the hello."""
+        return self._cutter.junk
+
+    # Writing.
+
+    def hello(self, hello: Hello) -> bytes:
+        content = cbor2.dumps(
+            {
+                "versions": list(hello.versions),
+                "features": list(hello.features),
+                "limits": {"max_frame": hello.max_frame, "max_depth": hello.max_depth},
+                "session": hello.session_id,
+                "secret": hello.secret,
+                "application": hello.application,
+                "application_versions": list(hello.application_versions),
+            }
+        )
+        return MAGIC + frame_head(len(content)) + content
+
+    def call(self, target: int, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> bytes:
+        if args is None:
+            return _call_head(3, target, path)
+        parts = [_call_head(5 if kwargs else 4, target, path), _head(0x80, len(args))]
+        step: str | int = 0
+        try:
+            for step, value in enumerate(args):  # noqa: B007 - the error names it
+                self._write(parts, value, to_ref)
+            if kwargs:
+                parts.append(_head(0xA0, len(kwargs)))
+                for name, value in kwargs.items():
+                    step = name
+                    parts.append(_text(name))
+                    self._write(parts, value, to_ref)
+        except CannotPass as error:
+            error.root = "argument"
+            error.path.insert(0, step)
+            raise
+        return b"".join(parts)
+
+    def _write(self, parts: list[bytes], value: Any, to_ref: ToRef) -> None:
+        """Append a value that a message carries. Most are leaves, which need no `_Writer`."""
+        leaf = _LEAVES.get(type(value))
+        if leaf is not None:
+            parts.append(leaf(value))
+        else:
+            _Writer(parts, to_ref, self.tracebacks).write(value, self.max_depth)
+
+    def word(self, call: bytes, word: int, /) -> bytes:
+        return call[:1] + _SMALL_INTS[word] + call[2:]
+
+    def resolve(self, id: int, value: Any, to_ref: ToRef, /) -> bytes:
+        parts = [_RESOLVE, _int(id)]
+        try:
+            self._write(parts, value, to_ref)
+        except CannotPass as error:
+            error.root = "the result"
+            raise
+        return b"".join(parts)
+
+    def reject(self, id: int, error: BaseException, /) -> bytes:
+        parts = [b"\x83", _SMALL_INTS[REJECT], _int(id)]
+        parts += _error(error, self.tracebacks)
+        return b"".join(parts)
+
+    def release(self, answers: list[int], references: list[list[int]], /) -> bytes:
+        parts = [_RELEASE, _head(0x80, len(answers)), *map(_int, answers)]
+        return b"".join(parts) + _head(0x80, len(references)) + _plain(references)
+
+    def control(self, word: int, /, *fields: Any) -> bytes:
+        return _LIST_HEADS[1 + len(fields)] + _SMALL_INTS[word] + _plain(fields)
+
+    def copy(self, values: list[Any], to_ref: ToRef, /) -> tuple[list[Any], bool]:
+        parts: list[bytes] = []
+        # The list itself and the one of a call's arguments stand around the values.
+        _Writer(parts, to_ref, self.tracebacks).write(values, self.max_depth + 2)
+        return self.decode(b"".join(parts))
+
+    def frame(self, messages: list[bytes], /) -> bytes:
+        content = b"".join(messages)
+        head = _head(0x80, len(messages))
+        return b"".join((frame_head(len(head) + len(content)), head, content))
+
+    # Reading.
+
+    def feed(self, data: bytes, /) -> Iterator[bytes | Hello]:
+        frames = self._cutter.feed(data)
+        if self._greeted:
+            return iter(frames)
+        return self._greet(frames)
+
+    def _greet(self, frames: list[bytes]) -> Iterator[bytes | Hello]:
+        for frame in frames:
+            if self._greeted:
+                yield frame
+            else:
+                self._greeted = True
+                yield _read_hello(frame)
+
+    def end(self) -> None:
+        self._cutter.end()
+
+    def decode(self, frame: bytes, /) -> tuple[list[list[Any]], bool]:
+        self._marked = False
+        try:
+            # Alone, the decoder would not tell that something stands behind the array.
+            messages, end = self._decode(b"".join((b"\x82", frame, _END)))
+        except (cbor2.CBORError, RecursionError) as error:
+            cause = f": {error.__cause__}" if error.__cause__ else ""
+            raise RemoteProtocolError(f"a frame that is not valid: {error}{cause}") from None
+        if type(messages) is not list:
+            raise RemoteProtocolError(f"a frame that holds no array but {type(messages).__name__}")
+        if end != "end":
+            raise RemoteProtocolError("a frame with something behind its array")
+        return messages, self._marked
+
+    def _decoders(self) -> Mapping[int, Callable[[Any, bool], Any]]:
+        """A decoder for each tag that cbor2 knows, so that none of its own sees a peer's bytes.
+
+        Those may raise, which would fail the whole frame, and some do more than decode: 28 and 29
+        make cyclic values, 35 compiles the peer's regular expression, 36 parses MIME.
+        """
+        refused = (5, 25, 28, 29, 30, 35, 36, 52, 54, 100, 256, 260, 261, 1004, 43000, 55799)
+        decoders: dict[int, Callable[[Any, bool], Any]] = {
+            tag: functools.partial(self._refused_tag, tag) for tag in refused
+        }
+        decoders[TAG_REF] = self._ref
+        for tag, build in _BUILDERS.items():
+            decoders[tag] = functools.partial(self._build, build)
+        return decoders
+
+    def _refused_tag(self, tag: int, content: Any, _immutable: bool) -> Bad:
+        self._marked = True
+        return Bad(f"CBOR tag {tag} is not a value of this protocol", content)
+
+    def _unknown_tag(self, tag: cbor2.CBORTag, immutable: bool) -> Bad:
+        return self._refused_tag(tag.tag, tag.value, immutable)
+
+    def _build(self, build: Callable[[CborCodec, Any], Any], content: Any, _immutable: bool) -> Any:
+        try:
+            return build(self, content)
+        except Exception as error:  # noqa: BLE001 - whatever the peer wrote: it rejects one call
+            self._marked = True
+            return Bad(f"a malformed value ({type(error).__name__})", content)
+
+    def _ref(self, content: Any, _immutable: bool) -> Any:
+        self._marked = True
+        match content:
+            case [0, int(id)] if _is_id(id):
+                return Mine(id)
+            case [0, int(id), str(cap_id)] if _is_id(id):
+                return Mine(id, cap_id)
+            case [1, int(id)] if _is_id(id):
+                return Promised(id)
+            case [2, int(id)] if _is_id(id):
+                return Yours(id)
+            case [2, int(id), [*path]] if _is_id(id) and all(type(s) in (str, int) for s in path):
+                return Yours(id, tuple(path))
+        return Bad("malformed reference", content)
+
+    def _error(self, content: Any) -> Any:
+        match content:
+            case [str(), str(), str() | None, str() | None]:
+                return from_far(FarError(*content), where=self.where)
+        raise ValueError("an exception is [name, text, base, traceback]")
+
+    def _set(self, content: Any) -> Any:
+        if _holds_references(content):
+            self._marked = True
+            return InSet(content)
+        return as_set(content)
+
+
+def _holds_references(content: Any) -> bool:
+    kind = type(content)
+    if kind is list or kind is tuple:
+        return any(map(_holds_references, content))
+    return kind in _INERT
+
+
+def _is_id(id: int) -> bool:
+    return type(id) is int  # a bool is an int, too
+
+
+def _datetime(_codec: CborCodec, content: Any) -> datetime:
+    value = datetime.fromisoformat(content)
+    if value.tzinfo is None:
+        raise ValueError("a datetime without a time zone")
+    return value
+
+
+def _epoch(_codec: CborCodec, content: Any) -> datetime:
+    return datetime.fromtimestamp(content, UTC)
+
+
+def _bignum(_codec: CborCodec, content: Any) -> int:
+    return int.from_bytes(_bytes(content), "big")
+
+
+def _negative_bignum(_codec: CborCodec, content: Any) -> int:
+    return -1 - int.from_bytes(_bytes(content), "big")
+
+
+def _bytes(content: Any) -> bytes:
+    if type(content) is not bytes:
+        raise TypeError("expected a byte string")
+    return content
+
+
+def _decimal(_codec: CborCodec, content: Any) -> Decimal:
+    exponent, mantissa = content
+    if type(exponent) is not int or type(mantissa) is not int:
+        raise TypeError("a decimal fraction is [exponent, mantissa]")
+    digits = tuple(map(int, str(abs(mantissa))))
+    return Decimal((mantissa < 0, digits, exponent))
+
+
+def _uuid(_codec: CborCodec, content: Any) -> UUID:
+    return UUID(bytes=_bytes(content))
+
+
+_BUILDERS: Mapping[int, Callable[[CborCodec, Any], Any]] = {
+    0: _datetime,
+    1: _epoch,
+    2: _bignum,
+    3: _negative_bignum,
+    4: _decimal,
+    37: _uuid,
+    258: CborCodec._set,
+    TAG_ERROR: CborCodec._error,
+}
+
+
+def _read_hello(frame: bytes) -> Hello:
+    try:
+        content = cbor2.loads(
+            frame, max_depth=8, allow_indefinite=False, strict_hashable_types=True
+        )
+        limits = content["limits"]
+        return Hello(
+            versions=[int(version) for version in content["versions"]],
+            features=[str(feature) for feature in content["features"]],
+            max_frame=_positive(limits["max_frame"]),
+            max_depth=_positive(limits["max_depth"]),
+            session_id=_bytes(content["session"]),
+            secret=_bytes(content["secret"]),
+            application=str(content["application"]),
+            application_versions=[int(version) for version in content["application_versions"]],
+        )
+    except Exception as error:  # noqa: BLE001 - the peer's bytes can fail in any way
+        raise RemoteProtocolError(
+            f"a hello that cannot be read ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _positive(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError("a limit is a positive integer")
+    return value
+
+
+def _plain(values: Iterable[Any]) -> bytes:
+    """The items of our own control messages: leaves, and lists of them."""
+    return b"".join(
+        [
+            _head(0x80, len(value)) + _plain(value)
+            if type(value) is list
+            else _LEAVES[type(value)](value)
+            for value in values
+        ]
+    )
+
+
+def _error(error: BaseException, tracebacks: bool) -> list[bytes]:
+    far = to_far(error, with_traceback=tracebacks)
+    parts = [_ERROR_HEAD, b"\x84"]
+    parts += [_NONE if text is None else _replace_surrogates(text) for text in far]
+    return parts
+
+
+def _replace_surrogates(text: str) -> bytes:
+    return _text(text.encode(errors="backslashreplace").decode())
+
+
+class _Writer:
+    """One walk over a value. `depth` counts down the containers that may still be opened."""
+
+    __slots__ = ("_parts", "_sets", "_to_ref", "_tracebacks")
+
+    def __init__(self, parts: list[bytes], to_ref: ToRef, tracebacks: bool) -> None:
+        self._parts = parts
+        self._to_ref = to_ref
+        self._tracebacks = tracebacks
+        self._sets = 0  # around what is being written
+
+    def write(self, value: Any, depth: int) -> None:
+        """Append `value`."""
+        kind = type(value)
+        leaf = _LEAVES.get(kind)
+        if leaf is not None:
+            self._parts.append(leaf(value))
+        elif kind is list or kind is tuple:
+            self._list(value, depth)
+        elif kind is dict:
+            self._dict(value, depth)
+        elif kind is bytes:
+            self._parts.append(_head(0x40, len(value)))
+            self._parts.append(value)
+        else:
+            self._other(value, depth)
+
+    def _list(self, value: Any, depth: int) -> None:
+        if not depth:
+            raise _too_deep()
+        size = len(value)
+        self._parts.append(_LIST_HEADS[size] if size < 256 else _head(0x80, size))
+        step = 0
+        try:
+            for step, item in enumerate(value):  # noqa: B007 - the error names it
+                leaf = _LEAVES.get(type(item))
+                if leaf is not None:
+                    self._parts.append(leaf(item))
+                else:
+                    self.write(item, depth - 1)
+        except CannotPass as error:
+            error.path.insert(0, step)
+            raise
+
+    def _dict(self, value: Any, depth: int) -> None:
+        if not depth:
+            raise _too_deep()
+        size = len(value)
+        self._parts.append(_MAP_HEADS[size] if size < 256 else _head(0xA0, size))
+        key = None
+        try:
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise CannotPass(
+                        f"a dict key of type {type(key).__name__}; keys are str: "
+                        "write {str(key): value} or a list of pairs"
+                    )
+                self._parts.append(_text(key))
+                self.write(item, depth - 1)
+        except CannotPass as error:
+            error.path.insert(0, key if isinstance(key, (str, int)) else repr(key))
+            raise
+
+    def _set(self, value: Any, depth: int) -> None:
+        if depth < 2:  # the tag is a level for the decoder, too
+            raise _too_deep()
+        self._parts.append(_SET_HEAD)
+        self._sets += 1
+        self._list(list(value), depth - 1)
+        self._sets -= 1
+
+    def _other(self, value: Any, depth: int) -> None:
+        """Subclasses as their base type, cbor2's leaves, and what the engine knows."""
+        if isinstance(value, str):
+            self._parts.append(_text(str.__str__(value)))
+        elif isinstance(value, int):
+            self._parts.append(_int(int(value)))
+        elif isinstance(value, float):
+            self._parts.append(_float(value))
+        elif isinstance(value, (bytes, bytearray, memoryview)):
+            raw = bytes(value)
+            self._parts.append(_head(0x40, len(raw)))
+            self._parts.append(raw)
+        elif isinstance(value, (list, tuple)):
+            self._list(list(value), depth)
+        elif isinstance(value, dict):
+            self._dict(dict(value), depth)
+        elif isinstance(value, (set, frozenset)):
+            self._set(value, depth)
+        elif isinstance(value, (datetime, Decimal, UUID)):
+            self._parts.append(_leaf(value))
+        elif isinstance(value, BaseException):
+            self._parts += _error(value, self._tracebacks)
+        else:
+            self._ref(value, depth)
+
+    def _ref(self, value: Any, depth: int) -> None:
+        fields: list[Any]
+        ref = self._to_ref(value)
+        if self._sets and (isinstance(ref, Promised) or (isinstance(ref, Yours) and ref.id > 0)):
+            raise CannotPass("a promise in a set: await it before, or pass a list")
+        match ref:
+            case Mine(id, None):
+                fields = [_MINE, id]
+            case Mine(id, cap_id):
+                fields = [_MINE, id, cap_id]
+            case Promised(id):
+                fields = [_PROMISED, id]
+            case Yours(id, ()):
+                fields = [_YOURS, id]
+            case Yours(id, path):
+                fields = [_YOURS, id, path]
+            case Inline(inner):
+                if not depth:
+                    raise _too_deep()
+                self.write(inner, depth - 1)
+                return
+        self._parts.append(_REF_HEAD)
+        self._list(fields, 2)
+
+
+def _too_deep() -> CannotPass:
+    return CannotPass(
+        "nested deeper than the limit (Limits.max_depth of either side), or cyclic; "
+        "pass an object by reference instead: class Node(capnode.Target)"
+    )
+
+
+def _leaf(value: datetime | Decimal | UUID) -> bytes:
+    if isinstance(value, datetime) and value.tzinfo is None:
+        raise CannotPass(
+            "a datetime without a time zone; write value.astimezone() or "
+            "value.replace(tzinfo=timezone.utc)"
+        )
+    if isinstance(value, Decimal) and not value.is_finite():
+        raise CannotPass("a Decimal that is not finite; write float(value)")
+    return cbor2.dumps(value)

@@ -1,0 +1,1 @@
+"""What carries a session: its event loop, its bytes, and the running of handlers."""

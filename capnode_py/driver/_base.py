@@ -1,0 +1,537 @@
+"""What drivers share: starting calls in order, the end of a connection, threads.
+
+A driver owns one session. It is the only place where user code runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import inspect
+import logging
+import os
+import socket
+import stat
+import threading
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import Future
+from types import CoroutineType, FunctionType, MethodType
+from typing import Any, Protocol, TypeVar
+
+from .._cell import REJECTED, Call, Cell
+from .._errors import LocalProtocolError, PeerClosed, PeerLost, Withdrawn, again
+from .._limits import Limits
+from .._messages import Codec, Hello
+from .._reach import FAR, callable_from_afar, reach
+from .._seam import as_cell
+from .._session import Session
+from .._stub import Promise, Stub
+
+logger = logging.getLogger("capnode_py.driver")
+
+RELEASE_DELAY = 0.01
+"""Seconds that a release may wait for a frame that leaves anyway."""
+
+current: contextvars.ContextVar[Any] = contextvars.ContextVar("capnode_py.current_peer")
+
+Explain = Callable[[PeerLost], Coroutine[Any, Any, BaseException]]
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Event(Protocol):
+    """asyncio's, or anyio's."""
+
+    def set(self) -> Any: ...
+    async def wait(self) -> Any: ...
+
+
+def in_thread(function: F) -> F:
+    """Run this sync handler in a worker thread (a decorator), where `wait` may block.
+
+    Raises:
+        TypeError: it is async.
+    """
+    if isinstance(function, (staticmethod, classmethod)):
+        in_thread(function.__func__)
+        return function
+    if not isinstance(function, (FunctionType, functools.partial)):
+        raise TypeError(f"in_thread decorates a function of yours, not {function!r}")
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(
+            f"in_thread is for sync handlers, and {function!r} is async: it runs in the "
+            "event loop anyway, so leave the decorator out"
+        )
+    function.__capnode_in_thread__ = True  # type: ignore[attr-defined, union-attr, unused-ignore]
+    return function
+
+
+class Driver:
+    """The shared half; a subclass adds the loop and the stream.
+
+    Attributes:
+        session: the engine.
+        peer: what handlers see as `current_peer()`.
+        explain: finds out why the stream ended (a child died); None: `PeerLost` as it stands.
+        finalize: the last step of closing (a child is reaped).
+    """
+
+    passes_interrupts = True
+    """A KeyboardInterrupt in a handler ends the loop as well, after it was answered."""
+
+    def __init__(
+        self, codec: Codec, *, limits: Limits, hello: Hello, get_index: Callable[[], Any]
+    ) -> None:
+        self.limits = limits
+        self.peer: Any = None
+        self.explain: Explain | None = None
+        self.finalize: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._starting: deque[tuple[Call | Cell, Any]] = deque()
+        self._running: set[Call] = set()
+        self._turns = 0
+        self._flushing = False
+        self._releasing = False
+        self._closing = False
+        self._opened = self.make_event()
+        self._closed = self.make_event()
+        self._idle: list[Event] = []
+        self._drained: list[Event] = []
+        self.session = Session(codec, self, limits=limits, hello=hello, get_index=get_index)
+
+    # What a subclass gives.
+
+    @abstractmethod
+    def here(self) -> bool: ...
+
+    @abstractmethod
+    def make_event(self) -> Event: ...
+
+    @abstractmethod
+    async def within(self, seconds: float, wait: Callable[[], Awaitable[Any]]) -> bool:
+        """Await `wait()` for so long at the most; False if that was too short."""
+
+    @abstractmethod
+    async def shielded(self, wait: Callable[[], Awaitable[Any]]) -> None:
+        """Await `wait()` to its end, also if the caller is cancelled; then be cancelled."""
+
+    @abstractmethod
+    def background(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a task that belongs to the connection, not to its caller."""
+
+    @abstractmethod
+    def soon(self, run: Callable[[], object]) -> bool:
+        """Call `run()` in the loop, from any thread, at any moment; False if the loop is gone."""
+
+    @abstractmethod
+    def wake(self) -> None: ...
+
+    @abstractmethod
+    def wake_later(self) -> None: ...
+
+    @abstractmethod
+    def wait(self, cell: Cell) -> Generator[Any, Any, Any]: ...
+
+    @abstractmethod
+    def is_cancellation(self, error: BaseException) -> bool: ...
+
+    @abstractmethod
+    def stop(self, call: Call) -> None: ...
+
+    @abstractmethod
+    def launch(self) -> None:
+        """Start a task that takes the oldest of `_starting` when it first runs."""
+
+    @abstractmethod
+    def launch_eagerly(self, call: Call, awaitable: Any) -> bool:
+        """Start `call` at once, in a task of its own; False if this loop cannot."""
+
+    @abstractmethod
+    def in_worker(self, run: Callable[[], Any]) -> Awaitable[Any]:
+        """Run it in a worker thread of this loop."""
+
+    @abstractmethod
+    async def finish_writing(self) -> None:
+        """Write what waits, then end our half of the stream."""
+
+    @abstractmethod
+    def release_stream(self) -> None:
+        """Close the stream, now."""
+
+    # Starting calls (rule 6).
+
+    def start(self, call: Call) -> None:
+        """Start a call behind those that wait for their task; at once if there are none.
+
+        Outside of a turn somebody's code is on the stack, which has called a promise and does not
+        expect handlers to run under it: a task is needed then as well.
+        """
+        if self._starting or not self._turns:
+            self._starting.append((call, None))
+            self.launch()
+        else:
+            self._begin(call)
+
+    @property
+    def starting(self) -> bool:
+        return bool(self._starting)
+
+    def fence(self, cell: Cell) -> None:
+        self._starting.append((cell, None))
+        self.launch()
+
+    def _begin(self, call: Call) -> None:
+        awaitable = self._call_handler(call)
+        if awaitable is not None and not self.launch_eagerly(call, awaitable):
+            self._starting.append((call, awaitable))
+            self.launch()
+
+    def take_oldest(self) -> tuple[Call, Any] | None:
+        """For a new task: the call that has waited longest, and what to await, or None."""
+        if not self._starting:  # the session has ended meanwhile
+            return None
+        call, awaitable = self._starting.popleft()
+        if isinstance(call, Cell):
+            call.fulfil(None)
+            return None
+        if call.cancelled and awaitable is not None:  # made, and not begun: it sees nothing
+            if isinstance(awaitable, CoroutineType):
+                awaitable.close()
+            self.session.fail(call, Withdrawn())
+            return None
+        if awaitable is None:
+            awaitable = self._call_handler(call)
+        return None if awaitable is None else (call, awaitable)
+
+    def _call_handler(self, call: Call) -> Any:
+        """The synchronous part of a call. Returns what is to be awaited, or None: it is done."""
+        if call.cancelled:
+            return None
+        call.started = True
+        token = current.set(self.peer)
+        try:
+            result, rest = reach(call.target, call.path)
+            if isinstance(result, FAR):
+                self.session.redirect(call, result, rest)
+                return None
+            if call.args is not None:
+                function = callable_from_afar(result)
+                # Asked of a bound method, a missing attribute costs 300 ns; of its function, 30.
+                inner = function.__func__ if type(function) is MethodType else function
+                if getattr(inner, "__capnode_in_thread__", False):
+                    return self.in_worker(
+                        functools.partial(_work, function, call.args, call.kwargs)
+                    )
+                result = function(*call.args, **call.kwargs)
+        except BaseException as error:
+            self.session.fail(call, error)
+            if self.passes_interrupts and isinstance(error, KeyboardInterrupt):
+                raise
+            return None
+        finally:
+            current.reset(token)
+
+        if type(result) is CoroutineType or (
+            hasattr(type(result), "__await__") and not isinstance(result, FAR)
+        ):
+            return result
+        self.session.finish(call, result)
+        return None
+
+    async def await_handler(self, call: Call, awaitable: Any) -> None:
+        """The rest of a call: a task's whole life."""
+        self._running.add(call)
+        current.set(self.peer)
+        try:
+            result = await awaitable
+        except BaseException as error:
+            self.session.fail(call, error)
+            if self.passes_interrupts and isinstance(error, KeyboardInterrupt):
+                raise  # the rest, a cancellation too, ends here with the task
+        else:
+            self.session.finish(call, result)
+        finally:
+            call.handle = None
+            self._running.discard(call)
+            if not self._running:
+                self._tell(self._idle)
+
+    # Threads.
+
+    def wake_from_anywhere(self) -> None:
+        # A flush is coming, and it drains the notes: both flags fall before it does.
+        if not self._flushing and not self._turns:
+            self.soon(self._drain_notes)
+
+    def _drain_notes(self) -> None:
+        self.session.drain_notes()
+
+    def elsewhere(self, base: Stub | Cell, path: Any, args: Any, kwargs: Any) -> Promise:
+        """A call from another thread than the session's."""
+        return self.bring(lambda: self.session.call(base, path, args, kwargs))
+
+    def bring(self, run: Callable[[], T]) -> T:
+        """Run `run()` in the loop: here, or from a worker thread of a handler.
+
+        Raises:
+            RuntimeError: from any other thread.
+        """
+        if self.here():
+            return run()
+        if not getattr(_worker, "active", False):
+            raise RuntimeError(
+                "this stub belongs to a connection in another thread or event loop: write "
+                "peer.submit(stub.method, *args).result(), or @capnode.in_thread on the handler"
+            )
+        return self.across(run).result()
+
+    def across(self, run: Callable[[], T]) -> Future[T]:
+        """Run `run()` in the loop, from any thread."""
+        future: Future[T] = Future()
+
+        def go() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(run())
+                except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+                    future.set_exception(error)
+
+        if not self.soon(go):
+            future.set_exception(PeerClosed("the event loop of this connection has ended"))
+        return future
+
+    def outcome(self, make: Callable[[], Promise]) -> Future[Any]:
+        """The outcome of the promise that `make()`, run in the loop, gives. From any thread."""
+        future: Future[Any] = Future()
+
+        def go() -> None:
+            try:
+                promise = make()
+                cell = as_cell(promise._base, promise._path)
+            except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+                future.set_exception(error)
+                return
+            cell.pull()
+            cell.watch(functools.partial(_tell_future, future))
+            future.add_done_callback(functools.partial(self._cancel_with, cell))
+
+        if self.session.error is not None:
+            future.set_exception(again(self.session.error))
+        elif not self.soon(go):
+            future.set_exception(PeerClosed("the event loop of this connection has ended"))
+        return future
+
+    def _cancel_with(self, cell: Cell, future: Future[Any]) -> None:
+        if future.cancelled():
+            self.soon(lambda: self.session.cancel(cell))
+
+    # The life of the connection.
+
+    async def open(self) -> None:
+        """Wait for the other side's hello.
+
+        Raises:
+            PeerLost, ProtocolError: it did not come.
+        """
+        if not self.session.wants_hello:
+            return
+        if not await self.within(self.limits.hello_timeout, self._opened.wait):
+            self.session.end(
+                PeerLost(
+                    f"no hello within {self.limits.hello_timeout:g} s (Limits.hello_timeout): "
+                    "is the program at the other end a capnode peer?"
+                )
+            )
+        if self.session.error is not None:
+            raise self.session.error
+
+    def greeted(self) -> None:
+        self._opened.set()
+
+    def received(self, data: bytes) -> None:
+        """Bytes have come: one turn."""
+        self._turns += 1
+        try:
+            self.session.receive(data)
+        except Exception as error:
+            logger.exception("a bug in capnode_py ends the session; please report it")
+            self._broke(error)
+        finally:
+            self._turns -= 1
+
+    def wrote(self, unsent: int) -> None:
+        """So much is left to write."""
+        self._turns += 1
+        try:
+            self.session.written(unsent)
+        finally:
+            self._turns -= 1
+        if self.session.backlog() > unsent:  # what was kept is answered now
+            self.wake()
+        if self._drained and self.session.backlog() <= self.limits.low_water:
+            self._tell(self._drained)
+
+    def _broke(self, error: Exception) -> None:
+        """The engine itself raised: a bug. The process lives, and the peer is told."""
+        wrapped = LocalProtocolError(f"internal error: {type(error).__name__}: {error}")
+        wrapped.__cause__ = error
+        self.session.abort(wrapped)
+
+    def lost(self, cause: BaseException | None = None) -> None:
+        """The stream has ended, or broke."""
+        if self.session.error is not None:
+            return
+        if self._closing:
+            self._tell(self._idle)  # nobody is there for whom the handlers could finish
+            return
+        if self.session.incoming.heard_bye:
+            self.close(PeerLost("the other side has closed the connection (it said bye)"))
+            return
+        error = PeerLost(
+            f"the connection broke: {cause}" if cause else "the other side closed the connection"
+        )
+        error.__cause__ = cause
+        if self.explain is None:
+            self.session.end_of_stream(error)
+        else:
+            self.background(functools.partial(self._explain, self.explain, error))
+
+    async def _explain(self, explain: Explain, error: PeerLost) -> None:
+        self.session.end_of_stream(await explain(error))
+
+    def ended(self) -> None:
+        """The session is over: stop what runs for it, and let go of the stream."""
+        for call in list(self._running):
+            self.stop(call)
+        while self._starting:
+            item, awaitable = self._starting.popleft()
+            if isinstance(awaitable, CoroutineType):
+                awaitable.close()
+            elif isinstance(item, Cell):
+                item.fulfil(None)
+        self._opened.set()
+        self._tell(self._drained)
+        self.close(None)
+
+    def close(self, error: BaseException | None) -> None:
+        """Begin to close; `error` is what then still pends gets. Only the first call counts."""
+        if not self._closing:
+            self._closing = True
+            self.background(functools.partial(self._close, error))
+
+    async def _close(self, error: BaseException | None) -> None:
+        """Say bye, let running answers finish, write what waits, end the stream. All bounded."""
+        try:
+            self.session.say_bye()
+            if self._running and self.session.error is None:
+                idle = self.make_event()
+                self._idle.append(idle)
+                await self.within(self.limits.close_timeout, idle.wait)
+            await self.within(self.limits.close_timeout, self.finish_writing)
+            self.session.end(error or PeerClosed("this side has closed the connection"))
+        except Exception:
+            logger.exception("closing failed")
+        finally:
+            self.session.end(PeerClosed("this side has closed the connection"))
+            self.release_stream()
+            try:
+                if self.finalize is not None:
+                    await self.finalize()
+            finally:
+                self._closed.set()
+
+    async def aclose(self) -> None:
+        """Close, and wait until that is done. Never raises for a peer that died."""
+        self.close(PeerClosed("this side has closed the connection"))
+        await self.shielded(self._closed.wait)
+
+    async def abandon(self) -> None:
+        """Give a connection up that did not open."""
+        self.session.end(PeerClosed("the connection was given up while it was opened"))
+        await self.shielded(self._closed.wait)
+
+    async def wait_closed(self) -> None:
+        await self._closed.wait()
+
+    async def drain(self) -> None:
+        """Wait until what is to be sent is below low water."""
+        while self.session.error is None and self.session.backlog() > self.limits.low_water:
+            drained = self.make_event()
+            self._drained.append(drained)
+            await drained.wait()
+
+    @staticmethod
+    def _tell(events: list[Event]) -> None:
+        told = events[:]
+        events.clear()
+        for event in told:
+            event.set()
+
+
+def end_writing(fd: int) -> bool:
+    """End our half of the stream behind `fd`; True if the caller is to close it for that."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return True
+    gone = contextlib.suppress(OSError)  # the other side has left already
+    with socket.socket(fileno=os.dup(fd)) as end, gone:
+        end.shutdown(socket.SHUT_WR)
+    return False
+
+
+_worker = threading.local()
+
+
+def _work(handler: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """In a worker thread: calls are brought to the loop, and `wait` may block."""
+    _worker.active = True
+    try:
+        return handler(*args, **kwargs)
+    finally:
+        _worker.active = False
+
+
+def wait(promise: Promise, timeout: float | None = None) -> Any:
+    """Block until a promise has its value; for handlers decorated with `in_thread`.
+
+    Args:
+        promise: an answer, or a path to read.
+        timeout: seconds; None waits for ever.
+
+    Raises:
+        TimeoutError: it took longer; the call is then cancelled.
+        RuntimeError: in the event loop's own thread, which this would block.
+    """
+    driver: Driver = promise._session._driver  # type: ignore[attr-defined]
+    if driver.here():
+        raise RuntimeError("wait() would block the event loop: write await promise")
+    future = driver.outcome(lambda: promise)
+    try:
+        return future.result(timeout)
+    except TimeoutError:
+        future.cancel()
+        raise
+
+
+def _tell_future(future: Future[Any], cell: Cell) -> None:
+    if future.set_running_or_notify_cancel():
+        if cell.state == REJECTED:
+            future.set_exception(cell.value)
+        else:
+            future.set_result(cell.value)
+
+
+def current_peer() -> Any:
+    """The peer whose call is being handled.
+
+    Raises:
+        RuntimeError: outside a handler.
+    """
+    try:
+        return current.get()
+    except LookupError:
+        raise RuntimeError(
+            "current_peer() is for handlers: no call is being handled here"
+        ) from None

@@ -1,0 +1,340 @@
+"""The general driver: trio, and any `anyio.abc.ByteStream` on any loop.
+
+A service task of the connection's own holds the task group of reader, writer and handlers, so that
+a door can be opened in one task and closed in another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, Protocol
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import anyio.to_thread
+
+from .._cell import Call, Cell
+from .._errors import PeerLost
+from ._base import RELEASE_DELAY, Driver, end_writing
+
+logger = logging.getLogger("capnode_py.driver")
+
+_READ_SIZE = 256 * 1024
+_BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
+
+
+class Stream(Protocol):
+    """What this driver needs of a byte stream; anyio's are such."""
+
+    async def receive(self, max_bytes: int = ..., /) -> bytes: ...
+    async def send(self, item: bytes, /) -> None: ...
+    async def send_eof(self) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+class AnyioDriver(Driver):
+    """See the module. The driver owns `stream`, and closes it."""
+
+    passes_interrupts = False  # its tasks belong to no caller, and on trio to the loop itself
+
+    def __init__(self, stream: Stream, **settings: Any) -> None:
+        self._stream = stream
+        self._thread = threading.get_ident()
+        self._call_soon = _call_soon()
+        self._errands: deque[Callable[[], object]] = deque()
+        self._errand = anyio.Event()
+        self._release = anyio.Event()
+        self._something = anyio.Event()
+        self._written = anyio.Event()
+        self._eof = anyio.Event()
+        self._over = anyio.Event()
+        self._group: anyio.abc.TaskGroup | None = None
+        self._progress = 0
+        self._write_ended = self._served = False
+        self._workers = anyio.CapacityLimiter(math.inf)
+        super().__init__(**settings)
+        self.background(self._serve)
+
+    def here(self) -> bool:
+        return threading.get_ident() == self._thread
+
+    def make_event(self) -> anyio.Event:
+        return anyio.Event()
+
+    async def within(self, seconds: float, wait: Callable[[], Awaitable[Any]]) -> bool:
+        with anyio.move_on_after(seconds):
+            await wait()
+            return True
+        return False
+
+    async def shielded(self, wait: Callable[[], Awaitable[Any]]) -> None:
+        with anyio.CancelScope(shield=True):
+            await wait()
+        await anyio.lowlevel.checkpoint_if_cancelled()
+
+    def background(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        start_background(run)
+
+    def soon(self, run: Callable[[], object]) -> bool:
+        self._errands.append(run)
+        try:
+            self._call_soon(self._new_errand)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
+
+    def _new_errand(self) -> None:
+        self._errand.set()
+        if self._served:  # nobody is left to run it in a task, and none is needed any more
+            self._do_errands()
+
+    def _do_errands(self) -> None:
+        while self._errands:
+            self._errands.popleft()()
+
+    async def _run_errands(self) -> None:
+        """What other threads and the collector ask for, done in a task."""
+        while True:
+            await self._errand.wait()
+            self._errand = anyio.Event()
+            self._do_errands()
+
+    # Turns.
+
+    def wake(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._something.set()
+
+    def wake_later(self) -> None:
+        if not self._releasing:
+            self._releasing = True
+            self._release.set()
+
+    async def _flush_releases(self) -> None:
+        while True:
+            await self._release.wait()
+            self._release = anyio.Event()
+            await anyio.sleep(RELEASE_DELAY)
+            self._releasing = False
+            self.wake()
+
+    def wait(self, cell: Cell) -> Generator[Any, Any, Any]:
+        event = anyio.Event()
+        watcher = partial(_set, event)
+        cell.watch(watcher)
+        try:
+            yield from event.wait().__await__()
+        except BaseException:
+            cell.unwatch(watcher)
+            raise
+
+    def is_cancellation(self, error: BaseException) -> bool:
+        return isinstance(error, anyio.get_cancelled_exc_class())
+
+    # Handlers.
+
+    def launch(self) -> None:
+        if self._group is not None:
+            self._group.start_soon(self._run_oldest)
+
+    def launch_eagerly(self, call: Call, awaitable: Any) -> bool:
+        return False
+
+    async def _run_oldest(self) -> None:
+        oldest = self.take_oldest()
+        if oldest is None:
+            return
+        call, awaitable = oldest
+        with anyio.CancelScope() as scope:
+            call.handle = scope
+            await self.await_handler(call, awaitable)
+
+    def stop(self, call: Call) -> None:
+        if call.handle is not None:
+            call.handle.cancel()
+
+    def in_worker(self, run: Callable[[], Any]) -> Awaitable[Any]:
+        # Without a bound: a handler may wait for a callback that waits for a handler ...
+        return anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._workers)
+
+    # Reading and writing.
+
+    async def _serve(self) -> None:
+        try:
+            async with anyio.create_task_group() as group:
+                self._group = group
+                group.start_soon(self._read)
+                group.start_soon(self._write)
+                group.start_soon(self._watch_age)
+                group.start_soon(self._flush_releases)
+                group.start_soon(self._run_errands)
+                await self._over.wait()
+                group.cancel_scope.cancel()
+        except Exception:
+            logger.exception("a bug in capnode_py ends the session; please report it")
+        finally:
+            self._group = None
+            with anyio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(self._stream)  # type: ignore[arg-type]
+            if self.session.error is None:  # the loop itself is ending
+                self.session.end(PeerLost("the event loop has ended"))
+            self._served = True
+            self._do_errands()
+
+    async def _read(self) -> None:
+        cause: BaseException | None = None
+        try:
+            while True:
+                data = await self._stream.receive(_READ_SIZE)
+                if not data:
+                    break
+                self.received(data)
+                self.session.drain_notes()  # those of this turn woke nobody
+        except anyio.EndOfStream:
+            pass
+        except _BROKEN as error:
+            cause = error.__cause__ or error
+        self._eof.set()
+        self.lost(cause)
+
+    async def _write(self) -> None:
+        while True:
+            await self._something.wait()
+            self._something = anyio.Event()
+            self._flushing = False
+            frames = self.session.flush()
+            if self._write_ended:
+                continue
+            unsent = self.session.unsent = sum(map(len, frames))
+            try:
+                for frame in frames:
+                    await self._stream.send(frame)
+                    unsent -= len(frame)
+                    self._progress += 1
+                    self.wrote(unsent)
+                self.session.drain_notes()
+            except _BROKEN as error:
+                self.session.unsent = 0
+                self._written.set()
+                # What the other side wrote before it went is still to be read.
+                await self.within(self.limits.close_timeout, self._eof.wait)
+                self.lost(error.__cause__ or error)
+                return
+            if not self.session.backlog():
+                self._written.set()
+                self._written = anyio.Event()
+
+    async def _watch_age(self) -> None:
+        """End a session whose bytes nobody takes."""
+        while True:
+            before = self._progress, self.session.unsent
+            await anyio.sleep(self.limits.max_send_age)
+            if self.session.unsent and before == (self._progress, self.session.unsent):
+                self.session.end(
+                    PeerLost(
+                        f"the other side did not take {self.session.unsent} bytes for "
+                        f"{self.limits.max_send_age:g} s (Limits.max_send_age)"
+                    )
+                )
+
+    async def finish_writing(self) -> None:
+        while self.session.backlog() and not self._eof.is_set():
+            await self._written.wait()
+        self._write_ended = True
+        with contextlib.suppress(*_BROKEN, NotImplementedError):  # gone, or knows no half-close
+            await self._stream.send_eof()
+        if not self._eof.is_set() and self.session.error is None:
+            await self._eof.wait()
+
+    def release_stream(self) -> None:
+        self._over.set()
+
+
+def _set(event: anyio.Event, _cell: Cell) -> None:
+    event.set()
+
+
+def in_trio() -> bool:
+    """Is the caller in a task of trio's?"""
+    trio = sys.modules.get("trio")
+    return trio is not None and trio.lowlevel.in_trio_task()
+
+
+_background: set[asyncio.Task[Any]] = set()
+
+
+def start_background(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a task of no caller's: its cancel scopes are its own. It must not raise."""
+    if in_trio():
+        import trio
+
+        trio.lowlevel.spawn_system_task(run)
+    else:
+        task = asyncio.get_running_loop().create_task(run())
+        _background.add(task)
+        task.add_done_callback(_background.discard)
+
+
+def _call_soon() -> Callable[[Callable[[], object]], object]:
+    """A function that calls another in this loop, from any thread."""
+    if in_trio():
+        import trio
+
+        token = trio.lowlevel.current_trio_token()
+        return token.run_sync_soon
+    return asyncio.get_running_loop().call_soon_threadsafe
+
+
+class DescriptorStream:
+    """A byte stream on non-blocking descriptors of one's own: a socket, or two ends of pipes."""
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        os.set_blocking(read_fd, False)
+        os.set_blocking(write_fd, False)
+        self._read_fd = read_fd
+        self._write_fd = write_fd
+
+    async def receive(self, max_bytes: int = _READ_SIZE) -> bytes:
+        while True:
+            await anyio.wait_readable(self._read_fd)
+            try:
+                data = os.read(self._read_fd, max_bytes)
+            except BlockingIOError:
+                continue
+            if not data:
+                raise anyio.EndOfStream
+            return data
+
+    async def send(self, item: bytes) -> None:
+        view = memoryview(item)
+        while view:
+            try:
+                view = view[os.write(self._write_fd, view) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._write_fd)
+        await anyio.lowlevel.checkpoint()
+
+    async def send_eof(self) -> None:
+        if end_writing(self._write_fd) and self._write_fd != self._read_fd:
+            anyio.notify_closing(self._write_fd)
+            os.close(self._write_fd)
+            self._write_fd = -1
+
+    async def aclose(self) -> None:
+        for fd in {self._read_fd, self._write_fd}:
+            if fd >= 0:
+                anyio.notify_closing(fd)
+                os.close(fd)
+        self._read_fd = self._write_fd = -1
+        await anyio.lowlevel.checkpoint()
