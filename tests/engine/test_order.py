@@ -1,0 +1,691 @@
+"""Rule 5: calls on one reference start in the order they were made, also across a resolution."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+from capnode_py import Limits, PeerLost, Promise, RemoteError, Target
+from capnode_py.testing import FakeDriver, Fence, Wire
+
+
+class Recorder(Target):
+    """An object that sees in which order it is called."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def note(self, n: int) -> int:
+        self.seen.append(n)
+        return n
+
+    async def note_async(self, n: int) -> int:
+        self.seen.append(n)
+        return n
+
+
+def words(side: FakeDriver) -> list[str]:
+    return [message.word for message in side.coming()]
+
+
+def test_a_call_under_way_is_not_overtaken_by_one_made_after_the_resolution(wire: Wire) -> None:
+    """E1, E2, E12, E13: step by step. The ping goes the way of the calls, and holds the await."""
+    mine = Recorder()
+    near, far = wire.link(far_index={"echo": lambda x: x})
+    promise = near.index.echo(mine)
+    built_before = promise.note
+    task = near.spawn(promise)
+    near.flush()
+    far.deliver("call")
+    assert words(near) == ["resolve"]  # it names our own object
+
+    promise.note(0)
+    near.flush()  # ... while this goes the long way round
+    near.deliver("resolve")
+    assert not task.done
+    promise.note(1)  # queues here
+    assert near.session.imports.entries[1]() is promise._base  # p is released after its pong
+    assert [m.fields[0] for m in near.sent if m.word == "release"] == [[2]]  # only note(0)
+    assert mine.seen == []
+
+    far.deliver("push", "release")
+    assert words(far) == ["ping"]
+    far.deliver("ping")
+    near.deliver("push", "release")  # dropped by who made it, so pushed on as well
+    assert mine.seen == [0]
+    assert not task.done
+    near.deliver("pong")
+    assert mine.seen == [0, 1]
+    assert task.result() is mine  # the original object, unwrapped
+    built_before(2)
+    wire.run()
+    assert mine.seen == [0, 1, 2]
+    assert near.counts()["ping"] == 1
+    assert near.counts()["call"] + near.counts()["push"] == 2  # notes 1 and 2 never left
+
+
+def test_without_calls_through_it_there_is_no_ping(wire: Wire) -> None:
+    """E5"""
+    mine = Recorder()
+    near, far = wire.link(far_index={"echo": lambda x: x})
+    promise = near.index.echo([mine])
+    assert near.get(promise) == [mine]
+    promise[0].note(1)  # only after it had its value
+    wire.run()
+    assert mine.seen == [1]
+    assert near.counts()["ping"] == far.counts()["pong"] == 0
+    assert near.counts()["call"] == 1
+
+
+@pytest.mark.parametrize("value", [None, 5, {"note": "text"}], ids=str)
+def test_a_value_that_is_plain_data_needs_no_ping(wire: Wire, value: Any) -> None:
+    """E6"""
+    near, _far = wire.link(far_index={"get": lambda: value})
+    promise = near.index.get()
+    call = promise.note(1)
+    near.get(promise)
+    with pytest.raises(RemoteError):
+        near.get(call)
+    assert near.counts()["ping"] == 0
+
+
+def test_a_value_of_the_other_side_needs_no_ping(wire: Wire) -> None:
+    """E5: both ways to it are the same way."""
+    theirs = Recorder()
+    near, _far = wire.link(far_index={"get": lambda: theirs})
+    promise = near.index.get()
+    promise.note(0)
+    stub = near.get(promise)
+    stub.note(1)
+    near.get(promise.note(2))
+    assert theirs.seen == [0, 1, 2]
+    assert near.counts()["ping"] == 0
+
+
+def test_a_rejection_needs_no_ping(wire: Wire) -> None:
+    """E6, P5, P8"""
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    near, _far = wire.link(far_index={"fail": fail})
+    promise = near.index.fail()
+    call = promise.note(1)
+    for failed in (promise, call, promise.note(2), call.x.y()):
+        with pytest.raises(ValueError, match="no"):
+            near.get(failed)
+    assert near.counts()["ping"] == 0
+
+
+def test_one_ping_for_any_number_of_calls_and_awaits(wire: Wire) -> None:
+    """E5"""
+    mine = Recorder()
+    near, far = wire.link(far_index={"echo": lambda x: x})
+    promise = near.index.echo({"a": mine, "b": [mine]})
+    for n in range(5):
+        promise.a.note(n)
+        promise.b[0].note(n)
+    for _ in range(3):
+        near.get(promise)
+    assert sorted(mine.seen) == mine.seen
+    assert near.counts()["ping"] == far.counts()["pong"] == 1
+
+
+def test_a_promise_that_was_passed_on_is_pinged_too(wire: Wire) -> None:
+    """E1, P7"""
+    mine = Recorder()
+
+    async def use(recorder: Any) -> None:
+        await recorder.note(0)
+
+    near, _far = wire.link(far_index={"echo": lambda x: x, "use": use})
+    promise = near.index.echo(mine)
+    near.index.use(promise)
+    assert near.get(promise) is mine
+    assert near.counts()["ping"] == 1
+
+
+def test_a_one_way_call_through_a_promise_keeps_its_place(wire: Wire) -> None:
+    """E1, E17"""
+    mine = Recorder()
+    near, far = wire.link(far_index={"echo": lambda x: x})
+    promise = near.index.echo(mine)
+    task = near.spawn(promise)
+    near.flush()
+    far.deliver()
+    near.peer.notify(promise.note, 0)
+    near.flush()
+    near.deliver("resolve")
+    near.peer.notify(promise.note, 1)
+    promise.note(2)
+    wire.run()
+    assert task.done
+    assert mine.seen == [0, 1, 2]
+
+
+def test_calls_held_behind_the_ping_fail_when_the_connection_breaks(wire: Wire) -> None:
+    """E16"""
+    mine = Recorder()
+    near, far = wire.link(far_index={"echo": lambda x: x})
+    promise = near.index.echo(mine)
+    task = near.spawn(promise)
+    near.flush()
+    far.deliver()
+    under_way = near.spawn(promise.note(0))
+    near.flush()
+    near.deliver("resolve")
+    held = near.spawn(promise.note(1))
+    near.hang_up()
+    for waiting in (task, under_way, held):
+        with pytest.raises(PeerLost):
+            waiting.result()
+    assert mine.seen == []
+
+
+def test_a_rejection_inside_the_value_fails_all_and_the_session_lives(wire: Wire) -> None:
+    """E7, P9: the value names our own promise, which is rejected while calls are under way."""
+    far: FakeDriver
+
+    async def broken() -> None:
+        await fence.wait()
+        raise KeyError("broken")
+
+    fence = Fence()
+    near, far = wire.link(
+        {"broken": broken},
+        {"get": lambda: {"x": far.index.broken()}, "alive": lambda: "alive"},
+    )
+    promise = near.index.get()
+    first = near.spawn(promise.x.note(0))
+    task = near.spawn(promise)
+    wire.run()
+    second = near.spawn(promise.x.note(1))
+    fence.set()
+    third = near.spawn(promise.x.note(2))
+    wire.run()
+    for failed in (first, task, second, third, near.spawn(promise.x.note(3))):
+        wire.run()
+        with pytest.raises(KeyError):
+            failed.result()
+    assert near.get(near.index.alive()) == "alive"
+
+
+def test_what_was_resolved_to_a_promise_is_forwarded_to_it_for_ever(wire: Wire) -> None:
+    """E14: far answers with a promise of near's, and calls that still come go through that."""
+    far: FakeDriver
+    mine = Recorder()
+
+    async def later() -> Recorder:
+        await fence.wait()
+        return mine
+
+    fence = Fence()
+    near, far = wire.link({"later": later}, {"get": lambda: [far.index.later()]})
+    promise = near.index.get()
+    promise[0].note(0)
+    task = near.spawn(promise)
+    wire.run()
+    promise[0].note(1)
+    near.flush()
+    fence.set()
+    near.turn()  # near's promise is resolved here, and its outcome is on the way
+    promise[0].note(2)
+    near.flush()
+    wire.run()
+    promise[0].note(3)
+    wire.run()
+    assert task.result() == [mine]
+    assert mine.seen == [0, 1, 2, 3]
+
+
+# A position on a promise, at each place where it may have to wait.
+
+
+def test_a_position_waits_for_the_answer_that_it_names(wire: Wire) -> None:
+    """E1: it queues with the calls on the promise, and the pong leaves behind them."""
+
+    async def get() -> Any:
+        await fence.wait()
+        return far.index
+
+    fence = Fence()
+    mine = Recorder()
+    near, far = wire.link(mine, {"get": get})
+    promise = near.index.get()
+    passed: list[int] = []
+    near.peer.notify(promise.note, 0)
+    near.session.ping(lambda: passed.append(len(mine.seen)), promise._base)
+    near.peer.notify(promise.note, 1)
+    wire.run()
+    assert passed == []
+    fence.set()
+    wire.run()
+    assert passed == [1]  # behind the first, before the second
+    assert mine.seen == [0, 1]
+
+
+def test_a_position_goes_on_to_where_the_calls_went(wire: Wire) -> None:
+    """E8: a proxy's pong waits for that of the next hop."""
+    middle: FakeDriver
+
+    async def echo(x: Any) -> Any:
+        await fence.wait()
+        return x
+
+    fence = Fence()
+    mine = Recorder()
+    near, far = wire.link(far_index={"get": lambda x: [middle.index.echo(x)]})
+    middle, third = wire.link(far_index={"echo": echo}, names=("middle", "third"))
+    promise = near.index.get(mine)
+    passed: list[int] = []
+    near.peer.notify(promise[0].note, 0)
+    near.session.ping(lambda: passed.append(len(mine.seen)), promise._base)
+    wire.run()
+    assert middle.counts()["ping"] == 1
+    assert third.counts()["pong"] == far.counts()["pong"] == 0
+    fence.set()
+    wire.run()
+    assert passed == [1]
+    assert mine.seen == [0]
+
+
+def test_a_position_waits_for_every_promise_inside_the_value(wire: Wire) -> None:
+    """E8: since calls may have gone through any of them."""
+    far: FakeDriver
+    middle: FakeDriver
+
+    async def wait(n: int) -> Any:
+        await fences[n].wait()
+        return far.index
+
+    fences = [Fence(), Fence()]
+    mine = Recorder()
+    near, far = wire.link(
+        mine, {"get": lambda: {"a": middle.index.wait(0), "b": [middle.index.wait(1)]}}
+    )
+    middle, _third = wire.link(far_index={"wait": wait}, names=("middle", "third"))
+    promise = near.index.get()
+    passed: list[list[int]] = []
+    near.peer.notify(promise.b[0].note, 0)
+    near.peer.notify(promise.a.note, 1)
+    near.session.ping(lambda: passed.append(mine.seen[:]), promise._base)
+    wire.run()
+    fences[0].set()
+    wire.run()
+    assert passed == []
+    assert mine.seen == [1]
+    fences[1].set()
+    wire.run()
+    assert passed == [[1, 0]]
+
+
+def test_a_position_on_what_is_rejected_passes(wire: Wire) -> None:
+    """E7"""
+
+    async def fail() -> None:
+        await fence.wait()
+        raise ValueError("no")
+
+    fence = Fence()
+    near, _far = wire.link(far_index={"fail": fail})
+    promise = near.index.fail()
+    passed: list[int] = []
+    near.session.ping(lambda: passed.append(1), promise._base)
+    wire.run()
+    assert passed == []
+    fence.set()
+    wire.run()
+    assert passed == [1]
+
+
+def test_a_position_is_kept_with_the_calls_that_are_kept(wire: Wire) -> None:
+    """E1, F12: behind an answer that does not leave, calls and their position stay in order."""
+    mine = Recorder()
+    near, far = wire.link(
+        far_index={"echo": lambda x: x, "flood": lambda: bytes(3000)},
+        far_limits=Limits(high_water=1000, low_water=500),
+    )
+    promise = near.index.echo(mine)
+    task = near.spawn(promise)
+    near.flush()
+    far.deliver()
+    flood = near.spawn(near.index.flood())
+    near.flush()
+    far.stall()
+    far.deliver("call")  # its answer is stuck
+    promise.note(0)
+    near.flush()
+    near.deliver("resolve")
+    near.flush()
+    far.deliver()
+    far.deliver("ping")
+    promise.note(1)
+    assert not task.done
+    far.unstall()
+    wire.run()
+    assert mine.seen == [0, 1]
+    assert task.done
+    assert flood.done
+
+
+# Any interleaving. Each scenario leads to a promise whose value has a Recorder at `path`.
+
+
+class Scenario(NamedTuple):
+    near: FakeDriver
+    promise: Any
+    recorder: Recorder
+    path: tuple[Any, ...] = ()
+
+
+Make = Callable[[Wire, Callable[[], Fence]], Scenario]
+
+
+def echo(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E1, E2"""
+    near, _far = wire.link(far_index={"echo": lambda x: x})
+    mine = Recorder()
+    return Scenario(near, near.index.echo(mine), mine)
+
+
+def echo_later(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E1"""
+    until = fence()
+
+    async def echo(x: Any) -> Any:
+        await until.wait()
+        return {"a": [x]}
+
+    near, _far = wire.link(far_index={"echo": echo})
+    mine = Recorder()
+    return Scenario(near, near.index.echo(mine), mine, ("a", 0))
+
+
+def far_object(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E5"""
+    until = fence()
+
+    async def get() -> Any:
+        await until.wait()
+        return theirs
+
+    theirs = Recorder()
+    near, _far = wire.link(far_index={"get": get})
+    return Scenario(near, near.index.get(), theirs)
+
+
+def promised_answer(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E3: far returns the promise of a call on near."""
+    far: FakeDriver
+    until = fence()
+    mine = Recorder()
+
+    async def get() -> Any:
+        await until.wait()
+        return mine
+
+    near, far = wire.link({"get": get}, {"get": lambda: far.index.get()})
+    return Scenario(near, near.index.get(), mine)
+
+
+def promised_answer_inside(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E3, E4: far returns it inside a value."""
+    far: FakeDriver
+    until = fence()
+    mine = Recorder()
+
+    async def get() -> Any:
+        await until.wait()
+        return {"deep": mine}
+
+    near, far = wire.link({"get": get}, {"get": lambda: [far.index.get()]})
+    return Scenario(near, near.index.get(), mine, (0, "deep"))
+
+
+def read_of_ours(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """P10: far returns a path on near's index."""
+    far: FakeDriver
+    mine = Recorder()
+    near, far = wire.link({"a": [mine]}, {"get": lambda: [far.index.a[0]]})
+    return Scenario(near, near.index.get(), mine, (0,))
+
+
+def two_hops(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E8: through a proxy, which returns a promise of a third host, which echoes near's object."""
+    middle: FakeDriver
+    until = fence()
+
+    async def echo(x: Any) -> Any:
+        await until.wait()
+        return x
+
+    near, _far = wire.link(far_index={"get": lambda x: middle.index.echo(x)})
+    middle, _third = wire.link(far_index={"echo": echo}, names=("middle", "third"))
+    mine = Recorder()
+    return Scenario(near, near.index.get(mine), mine)
+
+
+def two_hops_inside(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E8: the proxy answers at once, with a promise inside."""
+    middle: FakeDriver
+    until = fence()
+
+    async def echo(x: Any) -> Any:
+        await until.wait()
+        return [x]
+
+    near, _far = wire.link(far_index={"get": lambda x: {"p": middle.index.echo(x)}})
+    middle, _third = wire.link(far_index={"echo": echo}, names=("middle", "third"))
+    mine = Recorder()
+    return Scenario(near, near.index.get(mine), mine, ("p", 0))
+
+
+def two_hops_to_the_proxy(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E8: the third host echoes the proxy's own object."""
+    middle: FakeDriver
+    proxys: Recorder
+    near, _far = wire.link(far_index={"get": lambda: middle.index.echo(proxys)})
+    middle, _third = wire.link(far_index={"echo": lambda x: x}, names=("middle", "third"))
+    proxys = Recorder()
+    return Scenario(near, near.index.get(), proxys)
+
+
+def two_hops_to_the_end(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E8: the object is the third host's."""
+    middle: FakeDriver
+    until = fence()
+    thirds = Recorder()
+
+    async def get() -> Any:
+        await until.wait()
+        return thirds
+
+    near, _far = wire.link(far_index={"get": lambda: [middle.index.get()]})
+    middle, _third = wire.link(far_index={"get": get}, names=("middle", "third"))
+    return Scenario(near, near.index.get(), thirds, (0,))
+
+
+def reflection(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E9: far resolves to a promise of near's, which resolves to an object of far's."""
+    far: FakeDriver
+    until = fence()
+    theirs = Recorder()
+
+    async def get(x: Any) -> Any:
+        await until.wait()
+        return x
+
+    near, far = wire.link({"get": get}, {"get": lambda: [far.index.get(theirs)]})
+    return Scenario(near, near.index.get(), theirs, (0,))
+
+
+def reflection_of_a_proxy(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E9: near's promise is one of a third host, which holds far's object through near."""
+    far: FakeDriver
+    third: FakeDriver
+    until = fence()
+    theirs = Recorder()
+
+    async def echo(x: Any) -> Any:
+        await until.wait()
+        return x
+
+    near, far = wire.link(
+        {"get": lambda x: third.index.echo(x)}, {"get": lambda: {"p": far.index.get(theirs)}}
+    )
+    third, _fourth = wire.link(far_index={"echo": echo}, names=("third", "fourth"))
+    return Scenario(near, near.index.get(), theirs, ("p",))
+
+
+def successive(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E10: far -> near's promise -> far's promise -> near's object."""
+    far: FakeDriver
+    near: FakeDriver
+    first, second = fence(), fence()
+    mine = Recorder()
+
+    async def echo(x: Any) -> Any:
+        await first.wait()
+        return x
+
+    async def again() -> Any:
+        await second.wait()
+        return near.index.echo(mine)
+
+    near, far = wire.link({"again": again}, {"get": lambda: [far.index.again()], "echo": echo})
+    return Scenario(near, near.index.get(), mine, (0,))
+
+
+def answer_of_a_pipelined_call(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E1: the promise is itself the answer of a call through a promise."""
+    until = fence()
+
+    class Box(Target):
+        def echo(self, x: Any) -> Any:
+            return x
+
+    async def box() -> Any:
+        await until.wait()
+        return Box()
+
+    near, _far = wire.link(far_index={"box": box})
+    mine = Recorder()
+    return Scenario(near, near.index.box().echo(mine), mine)
+
+
+def answer_of_our_own(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E9, E12: a call through a promise turns out to be one on an object of near's."""
+    mine = Recorder()
+
+    class Box(Target):
+        def get(self) -> Any:
+            return {"r": mine}
+
+    near, _far = wire.link(far_index={"echo": lambda x: x})
+    return Scenario(near, near.index.echo(Box()).get(), mine, ("r",))
+
+
+def promise_of_a_third_as_argument(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E4, P7: a promise of another connection, which resolves to near's object, is echoed."""
+    until = fence()
+    mine = Recorder()
+
+    async def echo(x: Any) -> Any:
+        await until.wait()
+        return [x]
+
+    near, _far = wire.link(far_index={"echo": lambda x: {"e": x}})
+    third, _fourth = wire.link(far_index={"echo": echo}, names=("third", "fourth"))
+    promise = third.index.echo(mine)
+    return Scenario(near, near.index.echo(promise), mine, ("e", 0))
+
+
+SCENARIOS: list[Make] = [
+    echo,
+    echo_later,
+    far_object,
+    promised_answer,
+    promised_answer_inside,
+    read_of_ours,
+    two_hops,
+    two_hops_inside,
+    two_hops_to_the_proxy,
+    two_hops_to_the_end,
+    reflection,
+    reflection_of_a_proxy,
+    successive,
+    answer_of_a_pipelined_call,
+    answer_of_our_own,
+    promise_of_a_third_as_argument,
+]
+
+
+def step_to(value: Any, path: tuple[Any, ...]) -> Any:
+    for step in path:
+        value = value[step]
+    return value
+
+
+def play(wire: Wire, seed: int, make: Make) -> None:
+    """Make calls through the promise, and on its value once that is here, at any moments."""
+    rng = random.Random(seed)
+    fences: list[Fence] = []
+
+    def fence() -> Fence:
+        fences.append(Fence())
+        return fences[-1]
+
+    near, promise, recorder, path = make(wire, fence)
+    place = step_to(promise, path)
+    for side in wire.sides:
+        side.eager = rng.random() < 0.7
+    tasks = []
+    calls = 8
+    awaited_at = rng.randrange(calls)
+    task = None
+    made = 0
+
+    def call() -> None:
+        nonlocal made, task
+        if made == awaited_at:
+            task = near.spawn(promise)
+        on = step_to(task.result(), path) if task is not None and task.done else place
+        called = on.note(made) if rng.random() < 0.7 else on.note_async(made)
+        if inspect.iscoroutine(called) or (type(called) is Promise and rng.random() < 0.7):
+            tasks.append(near.spawn(called))  # else dropped, and delivered all the same
+        made += 1
+
+    while True:
+        moves: list[Callable[[], object]] = [s.deliver for s in wire.sides if s.inbox]
+        moves += [side.turn for side in wire.sides if side.busy]
+        moves += [side.settle for side in wire.sides if side.starting]
+        if made < calls:
+            moves.append(call)
+        if not moves or rng.random() < 0.3:
+            moves += [fence.set for fence in fences if not fence.is_set()]
+        if moves:
+            rng.choice(moves)()
+        elif not any(side.settle() for side in wire.sides):
+            break
+    assert recorder.seen == list(range(calls))
+    assert task is not None
+    assert step_to(task.result(), path) is not None
+    for made_call in tasks:
+        made_call.result()
+
+
+@pytest.mark.parametrize("make", SCENARIOS, ids=lambda make: make.__name__)
+def test_calls_start_in_the_order_they_were_made(make: Make) -> None:
+    """E1 to E4, E8 to E10, E12, E13, E17, E18: whenever what arrives."""
+    for seed in range(130):
+        wire = Wire()
+        try:
+            play(wire, seed, make)
+            wire.check_quiet()
+        except BaseException as error:
+            error.add_note(f"with seed {seed}")
+            raise

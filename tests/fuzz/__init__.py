@@ -1,0 +1,1 @@
+"""A fuzzer with an oracle: `python -m tests.fuzz --seed 1 --steps 100000`."""

@@ -1,0 +1,380 @@
+"""Hosts that pass references around at random, and an oracle that knows where each leads.
+
+Every reference that a host holds is a *line*: the promise that it got first, and the value that the
+promise became. Calls on a line carry its number and count up; the object that is called knows its
+own name. So each arrival can be checked at once: is this the object that the line leads to (the
+oracle knows, whatever the wire did), and is this the next call of that line? At the end, all that
+was called on a line which leads somewhere must have arrived, and every table must be empty.
+
+Frames are delivered one at a time, in random order between connections, so that every race that
+the protocol permits will come about.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from capnode_py import CapnodeError, Promise, Stub, Target
+from capnode_py.testing import FakeDriver, Fence, Wire
+
+MOST_LINES = 25  # a host drops references above this, so that a long run stays small
+MOST_FRAMES = 60  # on all wires together, before some are delivered
+
+
+class Truth:
+    """What a reference leads to, as far as it is decided: an object, or what another leads to."""
+
+    def __init__(self, thing: Thing | None = None, needs: Sequence[Truth] = ()) -> None:
+        self.thing = thing
+        self.needs = needs  # what must be decided before: the object that is asked, an argument
+        self.same_as: Truth | None = None
+        self.doomed = False  # somebody has cancelled what leads here
+
+    def doom(self) -> None:
+        """A cancel passes on along the promises that it finds; what goes through them may fail."""
+        truth: Truth | None = self
+        while truth is not None:
+            truth.doomed = True
+            truth = truth.same_as
+
+    def is_doomed(self) -> bool:
+        truth: Truth | None = self
+        while truth is not None and not truth.doomed:
+            truth = truth.same_as
+        return truth is not None
+
+    def waits_for(self, other: Truth) -> bool:
+        """Would it be a promise that waits for itself, if `other` were to become this one?"""
+        seen: set[Truth] = set()
+        todo = [self]
+        while todo:
+            truth = todo.pop()
+            if truth is other:
+                return True
+            if truth not in seen and truth.thing is None:
+                seen.add(truth)
+                todo += truth.needs if truth.same_as is None else [truth.same_as]
+        return False
+
+    def root(self) -> Truth:
+        truth = self
+        while truth.same_as is not None:
+            truth = truth.same_as
+        return truth
+
+
+class Line:
+    """A reference that a host holds, with what was called on it."""
+
+    def __init__(self, world: World, number: int, ref: Any, truth: Truth) -> None:
+        self.world = world
+        self.number = number
+        self.ref = ref
+        self.truth = truth
+        self.called = 0
+        self.arrived = 0
+        self.awaited = False
+
+    def is_read(self) -> bool:
+        """A path that is being read: what is called on it meanwhile is not ordered with what will
+        be called on the value that was read."""
+        return self.awaited and isinstance(self.ref, Promise) and bool(self.ref._path)
+
+    def __repr__(self) -> str:
+        return f"line {self.number} ({type(self.ref).__name__})"
+
+
+class Thing(Target):
+    """An object of a host."""
+
+    def __init__(self, host: Host, name: str) -> None:
+        self._host = host
+        self._name = name
+
+    def hit(self, line: int, count: int) -> None:
+        """A call whose arrival is checked."""
+        self._host.world.arrived(self, line, count)
+
+    def give(self, number: int) -> Any:
+        """A reference that this host holds; the caller's line `number` then leads there."""
+        return self._host.choose(number)
+
+    def box(self, number: int) -> Any:
+        """The same, inside data."""
+        return {"in": [self._host.choose(number)]}
+
+    async def later(self, number: int) -> Any:
+        """The same, but the answer waits for a fence."""
+        fence = Fence()
+        self._host.world.fences.append(fence)
+        await fence.wait()
+        return self._host.choose(number)
+
+    def take(self, ref: Any, number: int) -> None:
+        """A reference for this host to hold."""
+        world = self._host.world
+        self._host.hold(ref, world.truths[number])
+
+    async def echo(self, ref: Any, number: int, source: int) -> Any:
+        """What was sent comes home."""
+        self._host.world.bind(number, self._host.world.truths[source])
+        return ref
+
+
+class Host:
+    """Objects, lines, and a side of a connection to each other host."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.things = [Thing(self, f"{name}{n}") for n in range(3)]
+        self.index = Thing(self, f"{name}-index")
+        self.sides: list[FakeDriver] = []
+        self.lines: list[Line] = []
+
+    def hold(self, ref: Any, truth: Truth) -> Line:
+        world = self.world
+        world.last_line += 1
+        line = Line(world, world.last_line, ref, truth)
+        world.lines[line.number] = line
+        self.lines.append(line)
+        return line
+
+    def choose(self, number: int) -> Any:
+        """A reference to give away, and the oracle's note of it."""
+        random = self.world.random
+        line = random.choice(self.lines) if self.lines and random.random() < 0.7 else None
+        if line is None or line.truth.waits_for(self.world.truths[number]):
+            thing = random.choice(self.things)
+            self.world.bind(number, Truth(thing))
+            return thing
+        self.world.bind(number, line.truth)
+        return line.ref
+
+    def any_line(self) -> Line:
+        """A line to call on: one that it holds, or a neighbour's index."""
+        random = self.world.random
+        if not self.lines or random.random() < 0.15:
+            side = random.choice(self.sides)
+            other = self.world.host_of[id(side.other)]
+            return self.hold(side.index, Truth(other.index))
+        line = random.choice(self.lines)
+        return self.any_line() if line.is_read() else line
+
+
+class Failure(AssertionError):
+    """The oracle disagrees."""
+
+
+class World:
+    """Some hosts, all connected, and the oracle.
+
+    Args:
+        seed: of all that happens.
+        hosts: how many; 2 or 3.
+        eager: coroutine handlers start inline.
+    """
+
+    def __init__(self, seed: int, *, hosts: int = 2, eager: bool = True) -> None:
+        self.random = random.Random(seed)
+        self.wire = Wire()
+        self.lines: dict[int, Line] = {}
+        self.last_line = 0
+        self.truths: dict[int, Truth] = {}
+        self.last_truth = 0
+        self.fences: list[Fence] = []
+        self.cancelled: list[Truth] = []
+        self.history: list[str] = []
+        self.hosts = [Host(self, name) for name in "abc"[:hosts]]
+        self.host_of: dict[int, Host] = {}
+        for position, one in enumerate(self.hosts):
+            for other in self.hosts[position + 1 :]:
+                near, far = self.wire.link(one.index, other.index, names=(one.name, other.name))
+                for host, side in ((one, near), (other, far)):
+                    host.sides.append(side)
+                    side.eager = eager
+                    self.host_of[id(side)] = host
+        self.actions: list[tuple[Callable[[Host], None], int]] = [
+            (self.call, 30),
+            (self.ask, 12),
+            (self.pass_on, 10),
+            (self.wait_for, 6),
+            (self.drop, 6),
+            (self.cancel, 1),
+            (self.open_fence, 4),
+            (self.flush, 10),
+            (self.deliver, 30),
+        ]
+
+    def run(self, steps: int) -> None:
+        """So many random steps; then everything must arrive, and everything must be let go."""
+        actions = [action for action, _ in self.actions]
+        weights = [weight for _, weight in self.actions]
+        gc.disable()  # or a seed would not give the same run twice
+        try:
+            for _ in range(steps):
+                action = self.random.choices(actions, weights)[0]
+                if sum(len(side.inbox) for side in self.wire.sides) > MOST_FRAMES:
+                    action = self.deliver
+                action(self.random.choice(self.hosts))
+                self.check_alive()
+            self.finish()
+        finally:
+            gc.enable()
+
+    def note(self, what: str) -> None:
+        self.history.append(what)
+        if len(self.history) > 300:
+            del self.history[:100]
+
+    # The oracle.
+
+    def bind(self, number: int, truth: Truth) -> None:
+        self.truths[number].same_as = truth
+
+    def new_truth(self, *needs: Truth) -> tuple[int, Truth]:
+        self.last_truth += 1
+        truth = self.truths[self.last_truth] = Truth(needs=needs)
+        return self.last_truth, truth
+
+    def arrived(self, thing: Thing, number: int, count: int) -> None:
+        line = self.lines[number]
+        truth = line.truth.root()
+        if truth.thing is not thing:
+            expected = truth.thing._name if truth.thing else "nothing yet"
+            raise Failure(f"{line}: call {count} came to {thing._name}, but it leads to {expected}")
+        if count != line.arrived:
+            raise Failure(f"{line}: call {count} arrived where {line.arrived} was next")
+        line.arrived += 1
+
+    def check_alive(self) -> None:
+        for side in self.wire.sides:
+            if side.session.error is not None:
+                raise Failure(f"{side.name}: the session ended: {side.session.error!r}")
+
+    # What can happen.
+
+    def call(self, host: Host) -> None:
+        line = host.any_line()
+        count = line.called
+        line.called += 1
+        self.note(f"{host.name}: hit {line} {count}")
+        if isinstance(line.ref, Thing) or self.random.random() < 0.7:
+            line.ref.hit(line.number, count)
+        else:
+            side = self.side_of(host, line.ref)
+            base, path = _place(line.ref.hit)
+            side.session.notify(base, path, (line.number, count), {})
+
+    def ask(self, host: Host) -> None:
+        """A call whose answer is a reference, to be used before it is here."""
+        line = host.any_line()
+        if isinstance(line.ref, Thing):
+            return
+        number, truth = self.new_truth(line.truth)
+        how = self.random.choice(("give", "give", "box", "later", "echo"))
+        self.note(f"{host.name}: {how} on {line}, as truth {number}")
+        if how == "echo":
+            other = host.any_line()
+            source, same = self.new_truth()
+            same.same_as = other.truth
+            truth.needs = (line.truth, other.truth)
+            ref = line.ref.echo(other.ref, number, source)
+        else:
+            ref = line.ref[how](number)
+        if how == "box":
+            ref = ref["in"][0]
+        host.hold(ref, truth)
+
+    def pass_on(self, host: Host) -> None:
+        line, other = host.any_line(), host.any_line()
+        if isinstance(line.ref, Thing):
+            return
+        number, truth = self.new_truth()
+        truth.same_as = other.truth
+        self.note(f"{host.name}: pass {other} to {line}")
+        line.ref.take(other.ref, number)
+
+    def wait_for(self, host: Host) -> None:
+        """Go on with the value of a promise, in the place of the promise."""
+        line = host.any_line()
+        if not isinstance(line.ref, Promise) or line.awaited:
+            return
+        line.awaited = True
+        self.note(f"{host.name}: await {line}")
+        self.side_of(host, line.ref).spawn(_become(line))
+
+    def drop(self, host: Host) -> None:
+        if len(host.lines) > MOST_LINES or (host.lines and self.random.random() < 0.3):
+            line = host.lines.pop(self.random.randrange(len(host.lines)))
+            self.note(f"{host.name}: drop {line}")
+            line.ref = None
+            while len(host.lines) > MOST_LINES:
+                host.lines.pop(self.random.randrange(len(host.lines))).ref = None
+
+    def cancel(self, host: Host) -> None:
+        line = host.any_line()
+        if isinstance(line.ref, Promise) and not line.ref._path:
+            self.note(f"{host.name}: cancel {line}")
+            self.cancelled.append(line.truth)
+            line.ref.cancel()
+
+    def open_fence(self, _host: Host) -> None:
+        if self.fences:
+            fence = self.fences.pop(self.random.randrange(len(self.fences)))
+            fence.set()
+
+    def flush(self, host: Host) -> None:
+        self.random.choice(host.sides).flush()
+
+    def deliver(self, host: Host) -> None:
+        waiting = [side for side in self.wire.sides if side.inbox]
+        if waiting:
+            side = self.random.choice(waiting)
+            self.note(f"to {side.name}: {side.coming()}")
+            side.deliver()
+        else:
+            self.flush(host)
+        for each in host.sides:
+            each.turn()
+
+    def side_of(self, host: Host, ref: Promise | Stub) -> FakeDriver:
+        return next(side for side in host.sides if side.session is ref._session)
+
+    # The end.
+
+    def finish(self) -> None:
+        self.wire.run()
+        while self.fences:
+            self.fences.pop().set()
+            self.wire.run()
+        self.check_alive()
+        for truth in self.cancelled:
+            truth.doom()
+        for line in self.lines.values():
+            sure = line.truth.root().thing is not None and not line.truth.is_doomed()
+            if sure and line.arrived != line.called:
+                raise Failure(f"{line}: {line.called} calls made, {line.arrived} arrived")
+        for host in self.hosts:
+            for line in host.lines:
+                line.ref = None
+            host.lines.clear()
+        self.lines.clear()
+        self.wire.check_quiet()
+        self.check_alive()
+
+
+def _place(target: Promise | Stub) -> tuple[Any, Any]:
+    return (target, ()) if isinstance(target, Stub) else (target._base, target._path)
+
+
+async def _become(line: Line) -> None:
+    try:
+        value = await line.ref
+    except CapnodeError:  # cancelled, or what it came from was
+        return
+    if line.ref is not None:
+        line.ref = value
