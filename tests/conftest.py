@@ -1,0 +1,456 @@
+"""One test body for every driver and every road, and a leak check behind each.
+
+An ``async def test_...`` runs once on each driver: asyncio, uvloop and trio (skipped where it is
+not installed). A test that asks for `road` runs over every road as well; one that asks for
+`any_road` over as many as it takes to meet each driver of the package.
+
+``near, far = await road.open(index=..., far_index=...)`` gives two connected peers. When the test
+has returned, and what it held is gone, both must hold nothing but the two indexes; they are closed,
+and no task, thread, descriptor or child may be left.
+
+Markers: ``drivers("asyncio")`` names the only drivers to run on, ``roads("socket")`` the roads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import inspect
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import pytest
+
+import capnode_py as capnode
+from capnode_py import Limits, Peer
+from capnode_py._doors import opened
+from capnode_py._peer import Settings, make_peer, make_settings
+
+DRIVERS = ("asyncio", "uvloop", "trio")
+ROADS = ("memory", "socket", "bytewise", "pipes", "tcp", "anyio-stream", "asyncio-streams")
+HANGS_AFTER = 20.0
+"""Seconds after which a test is ended from inside, with the line where it waits."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "drivers(*names): run on these drivers only")
+    config.addinivalue_line("markers", "roads(*names): run over these roads only")
+
+
+def pytest_collection_finish() -> None:
+    # What is there now stays: each gc.collect() of a leak check then looks at one test's objects.
+    import hypothesis  # noqa: F401 - whose plugin would otherwise look for what is frozen
+
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if not inspect.iscoroutinefunction(metafunc.function):
+        return
+    if "driver" not in metafunc.fixturenames:
+        metafunc.fixturenames.append("driver")
+    asked = next((name for name in ("road", "any_road") if name in metafunc.fixturenames), None)
+    cases = [
+        pytest.param(
+            *(driver, road)[: 2 if asked else 1],
+            id=f"{driver}-{road}" if asked else driver,
+            marks=_skipped(driver),
+        )
+        for driver in _named(metafunc, "drivers", DRIVERS)
+        for road in (_roads(metafunc, asked, driver) if asked else [""])
+    ]
+    metafunc.parametrize(["driver", asked] if asked else ["driver"], cases, indirect=True)
+
+
+def _named(metafunc: pytest.Metafunc, marker: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    mark = metafunc.definition.get_closest_marker(marker)
+    return mark.args if mark else default
+
+
+def _roads(metafunc: pytest.Metafunc, asked: str, driver: str) -> list[str]:
+    if asked == "road":
+        roads = _named(metafunc, "roads", ROADS)
+    else:  # asyncio has a driver of its own for descriptors, and the general one for the rest
+        roads = ("socket", "memory") if driver == "asyncio" else ("socket",)
+    return [road for road in roads if driver != "trio" or road != "asyncio-streams"]
+
+
+def _skipped(driver: str) -> list[pytest.MarkDecorator]:
+    if find_spec(driver):
+        return []
+    return [pytest.mark.skip(reason=f"{driver} is not installed")]
+
+
+@pytest.fixture
+def driver(request: pytest.FixtureRequest) -> str:
+    """The name of the driver that this test runs on."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def road(request: pytest.FixtureRequest) -> Road:
+    """Opens pairs of peers, over every road."""
+    return Road(request.param)
+
+
+@pytest.fixture
+def any_road(request: pytest.FixtureRequest) -> Road:
+    """Opens pairs of peers, where it does not matter what lies between them."""
+    return Road(request.param)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an async test on its driver, and look what it left behind."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+
+    values: dict[str, Any] = pyfuncitem.funcargs
+    names = inspect.signature(pyfuncitem.obj).parameters
+    road = values.get("road") or values.get("any_road")
+    driver: Any = pyfuncitem.callspec.params["driver"]
+    run = _RUNNERS[driver]
+    _warm_up(run)
+    test = _Test(pyfuncitem.obj, {name: values[name] for name in names}, road)
+    with _nothing_left(), _no_error_logged(allowed="caplog" in values):
+        run(test.run)
+    return True
+
+
+@functools.cache
+def _warm_up(run: Callable[..., None]) -> None:
+    """A loop's first run opens descriptors for the rest of the process."""
+    run(anyio.lowlevel.checkpoint)
+
+
+class _Test:
+    """One async test, from its first line to the leak check."""
+
+    def __init__(self, body: Callable[..., Any], arguments: dict[str, Any], road: Road | None):
+        self._body = body
+        self._arguments = arguments
+        self._road = road
+
+    async def run(self) -> None:
+        before = _tasks()
+        failure: BaseException | None = None
+        async with anyio.create_task_group() as helpers:  # of the road, such as a relay
+            if self._road is not None:
+                self._road.helpers = helpers
+            try:
+                with anyio.fail_after(HANGS_AFTER):
+                    await self._body(**self._arguments)
+                    if self._road is not None:
+                        await self._road.check_tables()
+            except (KeyboardInterrupt, anyio.get_cancelled_exc_class()):
+                raise
+            except BaseException as error:  # also pytest's own; outside of an exception group
+                failure = error
+            if self._road is not None:
+                with anyio.move_on_after(HANGS_AFTER):
+                    await self._road.close()
+            helpers.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        await _until(lambda: _tasks() <= before, lambda: f"tasks left: {_tasks() - before}")
+
+
+class _Settings(NamedTuple):
+    """What one end is opened with."""
+
+    index: Any
+    limits: Limits | None
+    nickname: str
+
+    def of_door(self) -> dict[str, Any]:
+        return {**self._asdict(), "tracebacks": True}
+
+    def of_peer(self) -> Settings:
+        return make_settings(self.index, None, "cbor", self.limits, self.nickname, tracebacks=True)
+
+
+class Road:
+    """See the module. `name` is one of ROADS."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.helpers: anyio.abc.TaskGroup
+        self._pairs: list[tuple[Peer, Peer]] = []
+
+    async def open(
+        self,
+        index: Any = None,
+        *,
+        far_index: Any = None,
+        limits: Limits | None = None,
+        far_limits: Limits | None = None,
+    ) -> tuple[Peer, Peer]:
+        """Two connected peers. They are closed by the fixture, if not by the test."""
+        make = getattr(self, "_" + self.name.replace("-", "_"))
+        near_settings = _Settings(index, limits, "far")
+        far_settings = _Settings(far_index, far_limits, "near")
+        near, far = await make(near_settings, far_settings)
+        self._pairs.append((near, far))
+        return near, far
+
+    async def check_tables(self) -> None:
+        """Both ends of each pair hold the two indexes and no more; a closed one nothing."""
+        for attempt in range(10):
+            if not self._holding():
+                return
+            if attempt:
+                gc.collect()
+            # A release here can lead to one there, and on to the next pair.
+            for peer in (peer for pair in self._pairs for peer in pair):
+                with contextlib.suppress(capnode.PeerClosed, capnode.PeerLost):
+                    await peer.ping()
+        pytest.fail(f"held after the test: {self._holding()}", pytrace=False)
+
+    def _holding(self) -> list[Peer]:
+        """The peers that hold more than they should."""
+        return [
+            peer
+            for pair in self._pairs
+            for peer in pair
+            if _held(peer) != ((0, 0) if peer.is_closed else (1, 1))
+        ]
+
+    async def close(self) -> None:
+        for pair in self._pairs:
+            for peer in pair:
+                await peer.aclose()
+        self._pairs.clear()
+
+    # One method a road.
+
+    async def _memory(self, near: _Settings, far: _Settings) -> tuple[Peer, Peer]:
+        return await capnode.pair(near.index, far.index, limits=near.limits, far_limits=far.limits)
+
+    async def _socket(self, near: _Settings, far: _Settings) -> tuple[Peer, Peer]:
+        one, other = socket.socketpair()
+        return await _both(
+            capnode.attach(one, **near.of_door()), capnode.attach(other, **far.of_door())
+        )
+
+    async def _bytewise(self, near: _Settings, far: _Settings) -> tuple[Peer, Peer]:
+        # Of this kind each read gives what one write took, so one byte at a time is certain.
+        one, one_relayed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        other, other_relayed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.helpers.start_soon(_relay, one_relayed, other_relayed)
+        return await _both(
+            capnode.attach(one, **near.of_door()), capnode.attach(other, **far.of_door())
+        )
+
+    async def _pipes(self, near: _Settings, far: _Settings) -> tuple[Peer, Peer]:
+        (near_read, far_write), (far_read, near_write) = os.pipe(), os.pipe()
+        return await _both(
+            opened(make_peer(Peer, (near_read, near_write), near.of_peer())),
+            opened(make_peer(Peer, (far_read, far_write), far.of_peer())),
+        )
+
+    async def _tcp(self, near: _Settings, far: _Settings) -> tuple[Peer, Peer]:
+        listener = await capnode.listen(
+            "tcp://127.0.0.1:0", index=far.index, limits=far.limits, tracebacks=True
+        )
+        peer = await capnode.connect(listener.url, **near.of_door())
+        (far_peer,) = listener.peers
+        await far_peer.ping()  # it is served before it has heard our hello
+        self.helpers.start_soon(_close_with, far_peer, listener)
+        return peer, far_peer
+
+    async def _anyio_stream(self, near: _Settings, far: _Settings) -> tuple[Peer, Peer]:
+        streams: list[anyio.abc.ByteStream] = []
+        accepted = anyio.Event()
+
+        async def accept(stream: anyio.abc.ByteStream) -> None:
+            streams.append(stream)
+            accepted.set()
+            await anyio.sleep_forever()  # its listener closes the stream on return
+
+        async def serve() -> None:
+            async with listener:
+                await listener.serve(accept)
+
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+        self.helpers.start_soon(serve)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        stream = await anyio.connect_tcp("127.0.0.1", port)
+        await accepted.wait()
+        return await _both(
+            capnode.attach(stream, **near.of_door()), capnode.attach(streams[0], **far.of_door())
+        )
+
+    async def _asyncio_streams(self, near: _Settings, far: _Settings) -> tuple[Peer, Peer]:
+        one, other = socket.socketpair()
+        one_streams = await asyncio.open_connection(sock=one)
+        other_streams = await asyncio.open_connection(sock=other)
+        return await _both(
+            capnode.attach(one_streams, **near.of_door()),
+            capnode.attach(other_streams, **far.of_door()),
+        )
+
+
+def _held(peer: Peer) -> tuple[int, int]:
+    stats = peer.stats()
+    return stats.imports, stats.exports
+
+
+async def _both(one: Awaitable[Peer], other: Awaitable[Peer]) -> tuple[Peer, Peer]:
+    """Open both ends at once: each waits for the other's hello."""
+    peers: dict[str, Peer] = {}
+
+    async def enter(name: str, door: Awaitable[Peer]) -> None:
+        peers[name] = await door
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(enter, "one", one)
+        group.start_soon(enter, "other", other)
+    return peers["one"], peers["other"]
+
+
+async def _close_with(peer: Peer, listener: capnode.Listener) -> None:
+    try:
+        await peer.wait_closed()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await listener.aclose()
+
+
+async def _relay(one: socket.socket, other: socket.socket) -> None:
+    """Carry what is written at either end to the other, byte by byte."""
+    with one, other:
+        one.setblocking(False)
+        other.setblocking(False)
+        async with anyio.create_task_group() as group:
+            group.start_soon(_relay_one_way, one, other)
+            group.start_soon(_relay_one_way, other, one)
+
+
+async def _relay_one_way(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            await anyio.wait_readable(source)
+            data = source.recv(1 << 20)
+            if not data:
+                break
+            for byte in data:
+                await _send_byte(sink, bytes((byte,)))
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+async def _send_byte(sink: socket.socket, byte: bytes) -> None:
+    while True:
+        try:
+            sink.send(byte)
+            return
+        except BlockingIOError:
+            await anyio.wait_writable(sink)
+
+
+# Running, and what must not be left.
+
+
+def _run_asyncio(main: Callable[[], Any]) -> None:
+    with asyncio.Runner() as runner:
+        runner.run(main())
+
+
+def _run_uvloop(main: Callable[[], Any]) -> None:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+def _run_trio(main: Callable[[], Any]) -> None:
+    import trio
+
+    trio.run(main)
+
+
+_RUNNERS = {"asyncio": _run_asyncio, "uvloop": _run_uvloop, "trio": _run_trio}
+
+
+def _tasks() -> set[Any]:
+    """The tasks of this loop. Of trio only their number is known, which stands for them."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        return set(range(trio.lowlevel.current_statistics().tasks_living))
+    return set(asyncio.all_tasks())
+
+
+async def _until(holds: Callable[[], bool], otherwise: Callable[[], str]) -> None:
+    """Let the loop turn until it holds. What has been told to end takes a few turns more."""
+    give_up = time.monotonic() + 2
+    while not holds():
+        if time.monotonic() > give_up:
+            pytest.fail(otherwise())
+        await anyio.lowlevel.checkpoint()
+
+
+@contextlib.contextmanager
+def _nothing_left() -> Iterator[None]:
+    threads, descriptors = set(threading.enumerate()), _descriptors()
+    yield
+    for thread in set(threading.enumerate()) - threads:
+        if not thread.name.startswith("Trio"):  # trio keeps its idle threads for a while
+            thread.join(2)
+            assert not thread.is_alive(), f"a thread is left: {thread}"
+    left = {fd: what for fd, what in _descriptors().items() if descriptors.get(fd) != what}
+    assert not left, f"descriptors are left: {left}"
+    assert not _has_children(), "a child process is left"
+
+
+def _descriptors() -> dict[str, str]:
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # that of the listing itself
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+    return found
+
+
+def _has_children() -> bool:
+    """Is there a child of ours, running or not reaped?"""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _no_error_logged(*, allowed: bool) -> Iterator[None]:
+    """A logged error is a failure: of a callback, of a task nobody awaited, of the engine."""
+    records = _Records()
+    root = logging.getLogger()
+    root.addHandler(records)
+    try:
+        yield
+    finally:
+        root.removeHandler(records)
+    if records.lines and not allowed:
+        pytest.fail("logged as errors:\n" + "\n".join(records.lines), pytrace=False)
+
+
+class _Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(logging.Formatter().format(record))

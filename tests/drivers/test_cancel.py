@@ -1,0 +1,372 @@
+"""Cancelling: a wait that is given up reaches the handler, once, if nobody else is waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+import capnode_py as capnode
+from capnode_py._messages import CANCEL, Hello
+from capnode_py.codec.cbor import CborCodec
+
+
+class Waiter(capnode.Target):
+    """Handlers that wait, and count how often they were started and cancelled."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.cancelled: list[str] = []
+        self.go = anyio.Event()
+        self.changed = anyio.Event()
+
+    def _change(self, what: list[str], name: str) -> None:
+        what.append(name)
+        changed, self.changed = self.changed, anyio.Event()
+        changed.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            await self.changed.wait()
+
+    async def wait(self, name: str = "") -> str:
+        self._change(self.started, name)
+        try:
+            await self.go.wait()
+        except anyio.get_cancelled_exc_class():
+            self._change(self.cancelled, name)
+            raise
+        return f"{name} done"
+
+    async def wait_for(self, call: Any, name: str = "") -> Any:
+        """Waits for a call of its own."""
+        self._change(self.started, name)
+        try:
+            return await call()
+        except anyio.get_cancelled_exc_class():
+            self._change(self.cancelled, name)
+            raise
+
+    async def stubborn(self, name: str = "") -> str:
+        """Suppresses its cancellation."""
+        try:
+            return await self.wait(name)
+        except anyio.get_cancelled_exc_class():
+            return "late"
+
+    async def careful(self, name: str = "") -> None:
+        """Finishes something that must not be cut short."""
+        try:
+            await self.wait(name)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.lowlevel.checkpoint()
+                self._change(self.cancelled, f"{name} cleaned up")
+
+    def now(self, name: str) -> str:
+        self._change(self.started, name)
+        return name
+
+
+async def _give_up(promise: Any, waiter: Waiter, name: str = "") -> None:
+    """Wait for a promise until its handler has started, then give up."""
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_expect_cancel, promise)
+            await waiter.until(lambda: name in waiter.started)
+            scope.cancel()
+
+
+async def _expect_cancel(promise: Any) -> None:
+    await promise
+    pytest.fail("the wait was not cancelled")
+
+
+async def test_a_cancelled_wait_cancels_the_handler_once(road):
+    """K1."""
+    waiter = Waiter()
+    near, _ = await road.open(far_index=waiter)
+    await _give_up(near.index.wait(), waiter)
+    await waiter.until(lambda: bool(waiter.cancelled))
+    await near.ping()
+    assert waiter.cancelled == [""]
+    assert await near.index.now("alive") == "alive"
+
+
+async def test_a_timeout_cancels_the_handler(any_road):
+    waiter = Waiter()
+    near, _ = await any_road.open(far_index=waiter)
+    with pytest.raises(TimeoutError):
+        with anyio.fail_after(0.01):
+            await near.index.wait()
+    await waiter.until(lambda: bool(waiter.cancelled))
+    assert waiter.cancelled == [""]
+
+
+@pytest.mark.drivers("asyncio", "uvloop")
+async def test_asyncios_own_ways_to_cancel_reach_the_handler(any_road):
+    waiter = Waiter()
+    near, _ = await any_road.open(far_index=waiter)
+
+    async def call(name: str) -> None:
+        await near.index.wait(name)
+
+    task = asyncio.create_task(call("task"))
+    await waiter.until(lambda: "task" in waiter.started)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(near.index.wait("wait_for"), 0.01)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await asyncio.gather(near.index.wait("gather"), near.index.wait("gather too"))
+    await waiter.until(lambda: len(waiter.cancelled) == 4)
+    assert sorted(waiter.cancelled) == ["gather", "gather too", "task", "wait_for"]
+
+
+@pytest.mark.drivers("asyncio", "uvloop")
+async def test_a_shielded_call_goes_on(any_road):
+    waiter = Waiter()
+    near, _ = await any_road.open(far_index=waiter)
+    shielded = asyncio.ensure_future(near.index.wait())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(shielded), 0.001)
+    waiter.go.set()
+    assert await shielded == " done"
+    assert waiter.cancelled == []
+
+
+async def test_promise_cancel_withdraws_the_call(any_road):
+    waiter = Waiter()
+    near, _ = await any_road.open(far_index=waiter)
+    promise = near.index.wait()
+    await waiter.until(lambda: bool(waiter.started))
+    promise.cancel()
+    promise.cancel()
+    with pytest.raises(capnode.RemoteError, match="handler was cancelled"):
+        await promise
+    assert waiter.cancelled == [""]
+    promise.cancel()  # it is over: nothing happens
+
+
+async def test_a_call_cancelled_in_the_turn_it_was_made_is_not_started(any_road):
+    """K7."""
+    waiter = Waiter()
+    near, _ = await any_road.open(far_index=waiter)
+    await near.ping()
+    promises = [near.index.wait("a"), near.index.now("b")]
+    for promise in promises:
+        promise.cancel()
+    near.index.now("c")
+    for promise in promises:
+        with pytest.raises(capnode.RemoteError, match="handler was cancelled"):
+            await promise
+    await near.ping()
+    assert waiter.started == ["c"]
+
+
+async def test_a_wait_cancelled_before_it_began_is_withdrawn_too(any_road):
+    waiter = Waiter()
+    near, _ = await any_road.open(far_index=waiter)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await near.index.wait()
+    await near.ping()
+    assert waiter.started == waiter.cancelled
+
+
+async def test_cancelling_one_of_several_waiters_does_not_cancel_the_call(any_road):
+    waiter, got = Waiter(), []
+    near, _ = await any_road.open(far_index=waiter)
+    promise = near.index.wait("call")
+
+    async def wait() -> None:
+        got.append(await promise)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        group.start_soon(wait)
+        await _give_up(promise, waiter, "call")
+        await near.ping()
+        assert waiter.cancelled == []
+        waiter.go.set()
+    assert got == ["call done"] * 2
+    assert waiter.cancelled == []
+
+
+async def test_cancelling_the_last_waiter_cancels_the_call(any_road):
+    waiter = Waiter()
+    near, _ = await any_road.open(far_index=waiter)
+    promise = near.index.wait("call")
+    with anyio.CancelScope() as outer:
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(_expect_cancel, promise)
+            await waiter.until(lambda: bool(waiter.started))
+            outer.cancel()
+    await waiter.until(lambda: bool(waiter.cancelled))
+    await near.ping()
+    assert waiter.cancelled == ["call"]
+    with pytest.raises(capnode.RemoteError, match="handler was cancelled"):
+        await promise
+
+
+async def test_a_call_that_others_build_on_is_not_cancelled(any_road):
+    """K8."""
+    waiter = Waiter()
+    near, _ = await any_road.open(far_index=waiter)
+    promise = near.index.wait("call")
+    dependent = near.index.now(promise)
+    await _give_up(promise, waiter, "call")
+    await near.ping()
+    assert waiter.cancelled == []
+    waiter.go.set()
+    assert await dependent == "call done"
+
+
+async def test_dropping_a_promise_does_not_cancel(any_road):
+    """K2."""
+    waiter = Waiter()
+    near, _ = await any_road.open(far_index=waiter)
+    near.index.wait("dropped")
+    await waiter.until(lambda: bool(waiter.started))
+    await near.ping()
+    assert waiter.cancelled == []
+    waiter.go.set()
+    await near.ping()
+
+
+async def test_cancelling_goes_on_through_the_calls_of_the_handler(any_road):
+    """A handler that waits for our own call: that one is cancelled as well, here."""
+    there, here = Waiter(), Waiter()
+    near, _ = await any_road.open(far_index=there)
+    await _give_up(near.index.wait_for(here.wait, "outer"), there, "outer")
+    await there.until(lambda: bool(there.cancelled))
+    assert there.cancelled == ["outer"]
+    if here.started:
+        await here.until(lambda: bool(here.cancelled))
+        assert here.cancelled == [""]
+
+
+async def test_cancelling_reaches_a_callback_two_hops_away(road):
+    """K3."""
+    there, here = Waiter(), Waiter()
+    near, _ = await road.open(far_index=there)
+    promise = near.index.wait_for(here.wait, "outer")
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_expect_cancel, promise)
+            await here.until(lambda: bool(here.started))
+            scope.cancel()
+    await here.until(lambda: bool(here.cancelled))
+    assert (there.cancelled, here.cancelled) == (["outer"], [""])
+
+
+async def test_the_late_result_of_a_stubborn_handler_leaks_nothing(any_road):
+    """K4, K5."""
+    waiter = Waiter()
+    near, _ = await any_road.open(far_index=waiter)
+    await _give_up(near.index.stubborn("s"), waiter, "s")
+    await waiter.until(lambda: bool(waiter.cancelled))
+    await near.ping()
+    assert waiter.cancelled == ["s"]
+
+
+async def test_a_handler_may_finish_a_shielded_cleanup(any_road):
+    """K6: and its caller does not wait for it."""
+    waiter = Waiter()
+    near, _ = await any_road.open(far_index=waiter)
+    await _give_up(near.index.careful("c"), waiter, "c")
+    await waiter.until(lambda: len(waiter.cancelled) == 2)
+    assert waiter.cancelled == ["c", "c cleaned up"]
+
+
+async def test_a_handler_that_cancels_itself_is_an_error_to_the_caller(any_road):
+    async def cancel_myself() -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await anyio.lowlevel.checkpoint()
+
+    async def raise_cancelled() -> None:
+        raise asyncio.CancelledError
+
+    far_index: dict[str, Any] = {"cancel_myself": cancel_myself, "raise_it": raise_cancelled}
+    near, _ = await any_road.open(far_index=far_index)
+    assert await near.index.cancel_myself() is None
+    with pytest.raises(capnode.RemoteError, match="handler was cancelled") as caught:
+        await near.index.raise_it()
+    assert not isinstance(caught.value, asyncio.CancelledError)
+    await near.ping()
+
+
+async def test_a_threaded_handler_runs_on_and_its_caller_goes(any_road):
+    started, go, finished = anyio.Event(), threading.Event(), threading.Event()
+
+    @capnode.in_thread
+    def work(tell: Any) -> None:
+        capnode.wait(tell())
+        go.wait(10)
+        finished.set()
+
+    near, _ = await any_road.open(far_index={"work": work})
+
+    def tell() -> None:
+        started.set()
+
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_expect_cancel, near.index.work(tell))
+            await started.wait()
+            scope.cancel()
+    go.set()
+    assert await anyio.to_thread.run_sync(finished.wait, 10)
+
+
+async def test_cancelling_a_kept_call_drops_it(any_road):
+    """A call through a promise that is still waiting: nothing of it starts."""
+    waiter = Waiter()
+    near, _ = await any_road.open(far_index=waiter)
+    first = near.index.wait("first")
+    second = near.index.now(first)
+    await waiter.until(lambda: bool(waiter.started))
+    second.cancel()
+    with pytest.raises(capnode.RemoteError, match="handler was cancelled"):
+        await second
+    waiter.go.set()
+    assert await first == "first done"
+    assert waiter.started == ["first"]
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+async def test_a_cancel_that_comes_right_behind_its_call_is_not_lost(driver, position):
+    """In the next frame of the same read: where starting takes a task, that has not run yet."""
+    waiter = Waiter()
+    ours, theirs = socket.socketpair()
+    codec = CborCodec(capnode.Limits())
+    theirs.sendall(codec.hello(Hello(versions=[1])))
+    peer = await capnode.attach(ours, index=waiter)
+    calls = [codec.frame([codec.call(0, ("wait",), [str(n)], {}, _no_ref)]) for n in range(3)]
+    theirs.sendall(b"".join(calls) + codec.frame([codec.control(CANCEL, position + 1)]))
+    others = {"0", "1", "2"} - {str(position)}
+    await waiter.until(lambda: others <= set(waiter.started))
+    while peer.stats().messages_received < 4:
+        await anyio.lowlevel.checkpoint()
+    waiter.go.set()
+    while peer.stats().messages_sent < 3:  # each is answered
+        await anyio.lowlevel.checkpoint()
+    theirs.close()
+    await peer.wait_closed()
+    assert waiter.cancelled == [name for name in waiter.started if name == str(position)]
+
+
+def _no_ref(value: Any) -> Any:
+    raise AssertionError(value)
