@@ -1,0 +1,1 @@
+"""What the library costs, next to the floor below it: ``python -m benchmarks``. See README.md."""

@@ -1,0 +1,43 @@
+"""The benchmarks run: no speed is asserted here, that is what they are for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+ROWS = [
+    "parent's RSS",
+    "a call, us",
+    "calls/s, 1 in flight",
+    "calls/s, 50 in flight",
+    "calls/s, 1000 in flight",
+    "messages sent per call",
+    "messages received per call",
+    "a call with one callback",
+    "a pipelined chain ten deep",
+    "from spawn to the first reply",
+    "interpreter and import",
+]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+def test_the_benchmarks_print_every_row(loop: str) -> None:
+    if loop != "asyncio":
+        pytest.importorskip(loop)
+    command = [sys.executable, "-m", "benchmarks", "--loop", loop, "--runs", "1", "--calls", "10"]
+
+    done = subprocess.run(
+        command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=50
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    for row in ROWS:
+        assert [line for line in lines if line.startswith(row)], row
+    (messages,) = [line for line in lines if line.startswith("messages sent per call")]
+    assert messages.split()[-3:] == ["1.00", "1.00:", "ok"]
