@@ -352,6 +352,11 @@ class Answer(Cell):
             self.link.pull()
 
     def _settle(self, state: int, value: Any) -> None:
-        Cell._settle(self, state, value)
+        if self.queue is None and self.watchers is None:  # as for nearly all answers
+            self.value = value
+            self.task = self.link = None
+            self.state = state
+        else:
+            Cell._settle(self, state, value)
         if self.pulled == PULLED:
             self.session.answer(self)

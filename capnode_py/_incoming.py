@@ -92,8 +92,12 @@ class Incoming:
         """
         self.messages += len(messages)
         self._marked = marked
-        self._share = size // (len(messages) or 1)
-        self._cancelled = _cancelled(messages) if len(messages) > 1 else _NONE
+        if len(messages) == 1:
+            self._share = size
+            self._cancelled = _NONE
+        else:
+            self._share = size // (len(messages) or 1)
+            self._cancelled = _cancelled(messages)
         session = self._session
         words = self._words
         for message in messages:

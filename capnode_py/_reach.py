@@ -75,6 +75,9 @@ def reach(value: Any, path: Path) -> tuple[Any, Path]:
     Raises:
         AttributeError, LookupError, TypeError: there is nothing that a peer may reach.
     """
+    if len(path) == 1 and isinstance(value, Target) and type(value) not in _copied:
+        return _member(value, path[0]), ()  # as nearly all calls are
+
     for position, step in enumerate(path):
         if isinstance(value, FAR):
             return value, path[position:]

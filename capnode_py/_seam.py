@@ -113,7 +113,9 @@ class Seam:
         Raises:
             RemoteProtocolError: never issued, or released.
         """
-        entry = self._exports.find(id)
+        entry = self._exports.entries.get(id) if type(id) is int else None
+        if entry is None:
+            entry = self._exports.find(id)  # which raises
         if entry.id == 0:
             return self._get_index()
         return entry.value if isinstance(entry, Export) else entry

@@ -405,7 +405,7 @@ class Session:
                 reply.follow(as_cell(result._base, result._path))
             except CapnodeError as error:
                 reply.reject(error)
-        elif isinstance(reply, Answer):
+        elif type(reply) is Answer:
             reply.fulfil(result)
         else:
             self._fulfil_locally(reply, result)

@@ -90,6 +90,7 @@ _MAP_HEADS = [_head(0xA0, n) for n in range(256)]
 _REF_HEAD = _head(0xC0, TAG_REF)
 _RESOLVE = _LIST_HEADS[3] + _SMALL_INTS[RESOLVE]
 _RELEASE = _LIST_HEADS[3] + _SMALL_INTS[RELEASE]
+_SMALL_FRAMES = [[frame_head(size + 1) + _LIST_HEADS[n] for size in range(23)] for n in range(24)]
 _ERROR_HEAD = _head(0xC0, TAG_ERROR)
 _SET_HEAD = _head(0xC0, 258)
 _NONE, _TRUE, _FALSE = b"\xf6", b"\xf5", b"\xf4"
@@ -262,15 +263,17 @@ class CborCodec:
 
     def frame(self, messages: list[bytes], /) -> bytes:
         content = b"".join(messages)
+        if len(content) < 23 and len(messages) < 24:  # one small message, as most frames hold
+            return _SMALL_FRAMES[len(messages)][len(content)] + content
         head = _head(0x80, len(messages))
         return b"".join((frame_head(len(head) + len(content)), head, content))
 
     # Reading.
 
-    def feed(self, data: bytes, /) -> Iterator[bytes | Hello]:
+    def feed(self, data: bytes, /) -> Iterable[bytes | Hello]:
         frames = self._cutter.feed(data)
         if self._greeted:
-            return iter(frames)
+            return frames
         return self._greet(frames)
 
     def _greet(self, frames: list[bytes]) -> Iterator[bytes | Hello]:

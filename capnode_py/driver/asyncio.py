@@ -203,7 +203,21 @@ class AsyncioDriver(Driver):
         if self._write_ended:
             return
         idle = not self._unwritten
-        self._unwritten.extend(frames)
+        if idle and len(frames) == 1:  # and mostly taken whole: then nothing else is to be done
+            try:
+                written = os.write(self._write_fd, frames[0])
+            except BlockingIOError:
+                written = 0
+            except OSError as error:
+                self._write_failed(error)
+                return
+            if written == len(frames[0]):
+                if self._drained or self.session.keeps:
+                    self.wrote(0)
+                return
+            self._unwritten.append(memoryview(frames[0])[written:])
+        else:
+            self._unwritten.extend(frames)
         if not idle:
             self.session.unsent += sum(map(len, frames))
         elif self._write_some() is None:

@@ -423,8 +423,8 @@ BREAKS = [
         "9",
         "a call whose cancel is in the same frame is started",
         "_incoming.py",
-        "_cancelled(messages) if len(messages) > 1 else _NONE",
-        "_NONE",
+        "            self._cancelled = _cancelled(messages)\n",
+        "            self._cancelled = _NONE\n",
         ("cancel::a_call_whose_cancel_is_in_the_same_frame_is_not_started",),
     ),
     Break(
