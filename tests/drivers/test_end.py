@@ -534,14 +534,29 @@ def test_limits_are_checked():
 
 async def test_a_reference_that_is_dropped_is_released_though_nothing_else_happens(any_road):
     """What a turn drops wakes nobody, so its end must look."""
-    near, far = await any_road.open(far_index={"take": lambda value: None})
-    await near.index.take(lambda: 1)
-    for _ in range(200):
-        gc.collect()
-        if near.stats().exports == far.stats().imports == 1:
-            return
-        await anyio.sleep(0.01)
-    raise AssertionError(f"still held: {near!r}, {far!r}")
+    near, _ = await any_road.open(far_index={"echo": lambda value: value})
+    gone = anyio.Event()
+
+    def passed() -> None: ...
+
+    weakref.finalize(passed, gone.set)
+    assert await near.index.echo(passed) is passed  # the answer holds it, until it is released
+    del passed
+    with anyio.fail_after(10):
+        await gone.wait()
+
+
+@pytest.mark.drivers("trio")
+async def test_an_interrupt_in_a_handler_fails_its_call_and_not_the_loop(any_road):
+    """On trio the handlers' tasks are the loop's own: what leaves one would end the program."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    near, _ = await any_road.open(far_index={"interrupt": interrupt, "add": lambda a, b: a + b})
+    with pytest.raises(capnode.RemoteError, match="exited by KeyboardInterrupt"):
+        await near.index.interrupt()
+    assert await near.index.add(1, 2) == 3
 
 
 async def test_the_names_of_keyword_arguments_are_all_free(any_road):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import signal
@@ -318,3 +319,32 @@ async def test_a_cancelled_start_leaves_nothing(driver, short_ladder, turns):
         for _ in range(turns):
             await anyio.lowlevel.checkpoint()
         group.cancel_scope.cancel()
+
+
+def test_a_child_that_is_busy_goes_with_the_loop_that_was_left(tmp_path):
+    """`asyncio.run` cancels what is still running, the task that watches the child too."""
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        "import signal, capnode_py as capnode\n"
+        "async def block(started):\n"
+        "    await started()\n"
+        "    while True:\n"
+        "        signal.pause()\n"
+        "capnode.serve_stdio({'block': block})\n"
+    )
+    pids: list[int] = []
+
+    async def hold(started: asyncio.Event) -> None:
+        async with capnode.spawn([sys.executable, str(plugin)]) as peer:
+            pids.append(peer.pid or 0)
+            await peer.index.block(started.set)
+
+    async def main() -> None:
+        started = asyncio.Event()
+        holding = asyncio.create_task(hold(started))
+        await started.wait()
+        assert not holding.done()
+
+    asyncio.run(main())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
