@@ -6,6 +6,7 @@ them. The map of the package, in reading order:
 ===============  =================================================================================
 `_errors`        the error tree
 `_limits`        each bound, with the attack that it stops
+`_cap_ids`       text that stands for a reference: made, read, compared
 `_messages`      the words of the protocol, and what a dialect is
 `_stub`          what you hold: Stub, Promise, Target
 `_cell`          a value that is not here yet, and a call on its way
@@ -19,6 +20,9 @@ them. The map of the package, in reading order:
 `_router`        where a call goes: the wire, a queue, or the driver
 `_session`       the engine of one connection
 `driver`         what carries a session: asyncio and uvloop, or anyio (trio, any stream)
+`_capnode`       Capnode: a host, which is what its connections share
+`_lasting`       MethodRegistry, share: references that outlive a connection
+`_holders`       who holds the targets that want to know
 `_peer`          Peer: what you hold of a connection
 `_doors`         connect, listen, attach, pair
 `_spawn`         a child process, seen by its parent
@@ -52,6 +56,7 @@ from ._stub import Promise, Stub, Target
 
 if TYPE_CHECKING:
     from ._doors import Listener, attach, connect, listen, pair
+    from ._lasting import MethodRegistry, share, unshare
     from ._peer import Peer
     from ._spawn import spawn
     from ._stdio import serve_stdio, stdio
@@ -61,6 +66,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Listener": "_doors",
+    "MethodRegistry": "_lasting",
     "Peer": "_peer",
     "attach": "_doors",
     "connect": "_doors",
@@ -69,8 +75,10 @@ _LAZY = {
     "listen": "_doors",
     "pair": "_doors",
     "serve_stdio": "_stdio",
+    "share": "_lasting",
     "spawn": "_spawn",
     "stdio": "_stdio",
+    "unshare": "_lasting",
     "wait": "driver._base",
 }
 
@@ -97,6 +105,7 @@ __all__ = [
     "Limits",
     "Listener",
     "LocalProtocolError",
+    "MethodRegistry",
     "Peer",
     "PeerClosed",
     "PeerDied",
@@ -116,7 +125,9 @@ __all__ = [
     "listen",
     "pair",
     "serve_stdio",
+    "share",
     "spawn",
     "stdio",
+    "unshare",
     "wait",
 ]

@@ -128,6 +128,7 @@ class Incoming:
         self._start(self._read_call(message, None))
 
     def _read_call(self, message: list[Any], answer: Answer | None) -> Call:
+        session = self._session
         args: Any
         kwargs: Any = {}
         if len(message) == 4:
@@ -147,7 +148,11 @@ class Incoming:
         for name in kwargs:
             if type(name) is not str:
                 raise _malformed_call(message)
-        return Call(self._session, self._seam.exported(target), tuple(path), args, kwargs, answer)
+        if type(target) is str and session.traits.cap_ids:
+            base = self._seam.reconstructed(target)
+        else:
+            base = self._seam.exported(target)
+        return Call(session, base, tuple(path), args, kwargs, answer)
 
     def _start(self, call: Call) -> None:
         if self._marked:
@@ -282,12 +287,14 @@ class Incoming:
             raise _malformed(message)
         for id in answers:
             answer = self._exports.release_answer(id)
+            self._session.let_go(id)
             if answer.state == REJECTED:
                 self._freed_rejected(answer)
         for pair in references:
             if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not int or pair[0] > -1:
                 raise RemoteProtocolError(f"release of {pair!r} as a reference")
-            self._exports.release(*pair)
+            if self._exports.release(*pair) is not None:
+                self._session.let_go(pair[0])
 
     def _freed_rejected(self, answer: Answer) -> None:
         if answer.failed_here and answer.pulled != PULLED:

@@ -21,7 +21,8 @@ message                                               meaning
 ``[ABORT, name, text]``                               you broke the protocol; the last message
 ====================================================  ==============================================
 
-Without args it is a property read. `path` is a list of names and integers.
+Without args it is a property read. `path` is a list of names and integers. Instead of an id, the
+target of a call may be a cap_id.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ UNNAMED: Final = "the other process"
 
 Step = str | int
 Path = tuple[Step, ...]
+At = int | str
+"""What a call is made on: an id, or a cap_id."""
 
 
 class Mine(NamedTuple):
@@ -186,7 +189,7 @@ class Codec(Protocol):
 
     def hello(self, hello: Hello) -> bytes: ...
 
-    def call(self, target: int, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> bytes:
+    def call(self, target: At, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> bytes:
         """A `CALL`, whose word can still be changed by `word`. `args` None is a read."""
 
     def word(self, call: bytes, word: int, /) -> bytes:

@@ -98,6 +98,25 @@ class Peer:
         base, path = _place(target, "notify")
         self._driver.bring(lambda: self._session.notify(base, path, args, kwargs))
 
+    def reconstruct(self, cap_id: str) -> Stub:
+        """A stub of what `Stub.cap_id` stands for, on any connection to the host that it is from.
+
+        It is there at once: nothing is waited for, and calls follow in the same round trip. It
+        holds the object as any stub does. If the cap_id stands for nothing (it is malformed, from
+        elsewhere, or what it stood for is gone: the other side does not say which), each call on
+        the stub raises a `RemoteError` that is a `LookupError`.
+
+        Raises:
+            TypeError: it is no text.
+            PeerClosed, PeerLost: the connection is over.
+        """
+        if not isinstance(cap_id, str):
+            raise TypeError(
+                f"reconstruct() takes the text of a cap_id, not {type(cap_id).__name__}: write "
+                "peer.reconstruct(stub.cap_id)"
+            )
+        return self._driver.bring(lambda: self._session.reconstruct(str(cap_id)))
+
     def submit(self, target: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call `target` from any thread: ``peer.submit(peer.index.add, 1, 2).result()``.
 
@@ -252,15 +271,15 @@ def make_peer(kind: type[P], stream: Stream | tuple[int, int], settings: Setting
     limits = settings.limits
     codec = CborCodec(
         limits,
-        max_junk=settings.limits.max_junk if settings.takes_junk else 0,
+        max_junk=limits.max_junk if settings.takes_junk else 0,
         tracebacks=settings.tracebacks,
     )
     if settings.nickname:
         codec.where = settings.nickname
     hello = Hello(
         versions=VERSIONS,
-        max_frame=settings.limits.max_frame,
-        max_depth=settings.limits.max_depth,
+        max_frame=limits.max_frame,
+        max_depth=limits.max_depth,
         session_id=secrets.token_bytes(16),
         secret=secrets.token_bytes(16),
         application=settings.host.nickname or application_name(),
@@ -269,11 +288,12 @@ def make_peer(kind: type[P], stream: Stream | tuple[int, int], settings: Setting
     index: Any = None
 
     def get_index() -> Any:
-        return host.index if settings.index_for is None else index
+        return host.get_index() if settings.index_for is None else index
 
     driver = make_driver(
-        stream, codec=codec, limits=settings.limits, hello=hello, get_index=get_index
+        stream, codec=codec, limits=limits, hello=hello, host=host, get_index=get_index
     )
+    host.sessions[hello.session_id] = driver.session
     peer = kind(driver, nickname=settings.nickname)
     if settings.index_for is not None:
         try:

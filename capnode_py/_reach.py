@@ -168,6 +168,24 @@ def _why_not(value: Any) -> str:
     )
 
 
+def held_targets(value: Any) -> list[Target]:
+    """The targets in `value` whose class defines `_released`: who holds `value` holds them."""
+    found: list[Target] = []
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, types.MethodType):
+            item = item.__self__
+        if isinstance(item, Target):
+            if callable(getattr(type(item), "_released", None)) and item not in found:
+                found.append(item)
+        elif isinstance(item, dict):
+            todo.extend(item.values())
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            todo.extend(item)
+    return found
+
+
 _INSTEAD: tuple[tuple[tuple[type, ...], str], ...] = (
     ((date, time), "write value.isoformat()"),
     ((timedelta,), "write value.total_seconds()"),

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from ._cap_ids import CapId, Unknown
 from ._cell import FULFILLED, HELD, PENDING, PULLED, Call, Cell
 from ._errors import CannotPass, Released
 from ._messages import Codec, Inline, Mine, Path, Promised, Ref, Yours
 from ._payload import Hole, Payload
 from ._reach import FAR, copied, reference_key
-from ._stub import Promise, Stub
+from ._stub import Promise, Stub, Target
 from ._tables import Export, ExportTable, ImportTable
 
 if TYPE_CHECKING:
     from ._session import Session
+
+
+class Host(Protocol):
+    """What the engine asks of whose connection it is."""
+
+    def find(self, cap_id: str, /) -> Any:
+        """What a cap_id stands for. Raises `Unknown`."""
+
+    def lasting(self, key: object, /) -> str | None:
+        """The cap_id under which the value with this `reference_key` is registered."""
+
+    def hold(self, target: Target, session: Session, id: int, /) -> None:
+        """The other side of `session` holds `target`, by this entry of the export table."""
+
+    def let_go(self, target: Target, session: Session, id: int, /) -> bool:
+        """It does no more. True if nobody holds it now."""
 
 
 class Seam:
@@ -23,7 +41,8 @@ class Seam:
 
     Args:
         session: whose stubs and cells they are.
-        get_index: the host's index, live.
+        get_index: what is offered on this connection, live.
+        host: knows cap_ids.
     """
 
     def __init__(
@@ -33,12 +52,15 @@ class Seam:
         imports: ImportTable,
         exports: ExportTable,
         get_index: Callable[[], Any],
+        host: Host,
     ) -> None:
         self._session = session
         self._codec = codec
         self._imports = imports
         self._exports = exports
         self._get_index = get_index
+        self._host = host
+        self._named: weakref.WeakValueDictionary[str, Stub] = weakref.WeakValueDictionary()
 
     def to_ref(self, value: Any) -> Ref | Inline:
         """What stands on the wire for a value that is no plain data.
@@ -59,9 +81,10 @@ class Seam:
         if type(value) is Stub:
             _check_here(value._session)
         key = id(value) if type(value) is Stub else reference_key(value)
+        cap_id = self._host.lasting(key)
         if value is self._get_index():
-            return Mine(0)
-        return Mine(self._exports.send(key, value).id)
+            return Mine(0, cap_id)
+        return Mine(self._exports.send(key, value).id, cap_id)
 
     def _home(self, stub: Stub, path: Path) -> Yours:
         if not self._session.holds(stub):
@@ -91,6 +114,8 @@ class Seam:
             RemoteProtocolError: it names what cannot be.
         """
         if isinstance(ref, Mine):
+            if ref.cap_id is not None:
+                return self._lasting(ref.id, CapId(ref.cap_id))
             if ref.id == 0:
                 return self._session.index
             return self._imports.receive(ref.id, partial(Stub, self._session), Stub)
@@ -101,6 +126,29 @@ class Seam:
         if not ref.path:
             return target
         return Call(self._session, target, ref.path, None, None, Cell(self._session))
+
+    def _lasting(self, id: int, cap_id: CapId) -> Stub:
+        """The stub of what is registered over there: the one that was reconstructed, if it was."""
+        known = self.named(cap_id)
+        stub: Stub
+        if id == 0:
+            stub = self._session.index
+        elif known is None:
+            stub = self._imports.receive(id, partial(Stub, self._session), Stub)
+        else:
+            stub = self._imports.receive(id, lambda _: known, Stub)
+        self.name(stub, cap_id)
+        return stub
+
+    def name(self, stub: Stub, cap_id: CapId) -> None:
+        """This is the stub for that cap_id."""
+        stub._cap_id = cap_id
+        self._named[cap_id] = stub
+
+    def named(self, cap_id: str) -> Stub | None:
+        """The stub that we hold for a cap_id on this connection, if there is one."""
+        stub = self._named.get(cap_id)
+        return None if stub is None or not self._session.holds(stub) else stub
 
     def _promised(self, id: int) -> Cell:
         cell = Cell(self._session, id)
@@ -119,6 +167,19 @@ class Seam:
         if entry.id == 0:
             return self._get_index()
         return entry.value if isinstance(entry, Export) else entry
+
+    def reconstructed(self, cap_id: str) -> Any:
+        """What the other side means by a cap_id; for nothing, a promise that has failed."""
+        try:
+            return self._host.find(cap_id)
+        except Unknown as error:
+            nothing = Cell(self._session)
+            nothing.reject(error)
+            return nothing
+
+    def clear(self) -> None:
+        """The session is over."""
+        self._named.clear()
 
     def localize(self, values: list[Any]) -> tuple[list[Any], list[Hole]]:
         """A copy as the wire would have made it, and where promises stand in it.

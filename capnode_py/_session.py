@@ -17,8 +17,10 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
+from types import MethodType
 from typing import Any, Protocol
 
+from ._cap_ids import CapId, Parts, Unknown, of_export, parse, proof_of_export
 from ._cell import FULFILLED, NOT_YET, PENDING, PULLED, PUSHED, REJECTED, Answer, Call, Cell
 from ._errors import (
     CannotPass,
@@ -36,12 +38,13 @@ from ._errors import (
 )
 from ._incoming import Incoming
 from ._limits import Limits
-from ._messages import ABORT, BYE, CANCEL, PING, PULL, SEND, UNNAMED, Codec, Hello, Path, Traits
+from ._messages import ABORT, BYE, CANCEL, PING, PULL, SEND, UNNAMED, At, Codec, Hello, Path, Traits
 from ._outbox import Outbox
 from ._payload import Hole
+from ._reach import held_targets
 from ._router import Router
-from ._seam import Seam, as_cell
-from ._stub import Promise, Stub
+from ._seam import Host, Seam, as_cell
+from ._stub import Promise, Stub, Target
 from ._tables import Export, ExportTable, Import, ImportTable
 
 logger = logging.getLogger("capnode_py.session")
@@ -113,12 +116,16 @@ class Session:
         *,
         limits: Limits,
         hello: Hello,
+        host: Host,
         get_index: Callable[[], Any],
     ) -> None:
         self._codec = codec
         self._driver = driver
         self._limits = limits
-        self._session_id = hello.session_id
+        self._hello = hello
+        self._host = host
+        self._get_index = get_index
+        self._kept_alive: dict[int, list[Target]] = {}
         self._max_message = limits.max_frame
         self._notes: deque[Import] = deque()
         self._noted = False
@@ -135,7 +142,7 @@ class Session:
         self.unsent = 0
         self.traits: Traits = codec.traits
         self._outbox = Outbox(codec, wake=driver.wake, wake_later=driver.wake_later)
-        self._seam = Seam(self, codec, self.imports, self.exports, get_index)
+        self._seam = Seam(self, codec, self.imports, self.exports, get_index, host)
         self._router = Router(self, limits, start=driver.start, backlog=self.backlog)
         self.route = self._router.route
         self.localize = self._seam.localize
@@ -187,7 +194,7 @@ class Session:
     def notify(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any) -> None:
         """One way: takes no id, and nothing comes back."""
         if self.error is not None or self.said_bye:
-            raise again(self.error or PeerClosed("this peer is closing, and makes no new calls"))
+            raise again(self.error or PeerClosed(_CLOSING))
         if type(base) is Stub:
             self._send_import(base._id, path, args, kwargs)
         else:
@@ -238,12 +245,71 @@ class Session:
         """Give a stub up now. The index is pinned."""
         if stub._id and self.holds(stub):
             self.release(stub._id)
+            if stub._cap_id is not None:  # reconstructed, it may have come as a reference since
+                for id in [id for id, entry in self.imports.entries.items() if entry() is stub]:
+                    self.release(id)
             stub._id = _GIVEN_UP  # the same reference, if it comes again, is a new stub
 
     def holds(self, stub: Stub) -> bool:
         """Is it still a reference: neither given up, nor of a session that is over?"""
         entry = self.imports.entries.get(stub._id)
         return entry is not None and entry() is stub
+
+    def cap_id(self, stub: Stub) -> str:
+        """The text that stands for a stub: see `Stub.cap_id`."""
+        if stub._id == _GIVEN_UP:
+            raise Released("this stub was given up here, and its cap_id with it")
+        if stub._cap_id is not None:
+            return stub._cap_id
+        if self.error is not None:
+            raise again(self.error)
+        if self.remote is None or not self.remote.secret:
+            raise CapnodeError(f"{self.where} has no cap_ids")
+        return of_export(self.remote.session_id, self.remote.secret, stub._id)
+
+    def reconstruct(self, cap_id: str) -> Stub:
+        """A stub of what a cap_id stands for over there. It is the stub of a question, which reads
+        that object, and whose answer is never asked for; calls on it are calls on that answer.
+
+        Raises:
+            CapnodeError: there are no cap_ids here, or the connection is over.
+        """
+        if self.error is not None or self.said_bye:
+            raise again(self.error or PeerClosed(_CLOSING))
+        if not self.traits.cap_ids:
+            raise CapnodeError(f"{self.where} has no cap_ids")
+        held = self._seam.named(cap_id) or self._held_by(cap_id)
+        if held is None:
+            held = Stub(self, self._call_import(cap_id, (), None, None).import_id)
+            self.imports.adopt(held)
+            self._seam.name(held, CapId(cap_id))
+        return held
+
+    def _held_by(self, cap_id: str) -> Stub | None:
+        """The stub that we hold on this very connection, if the cap_id is of one."""
+        try:
+            parts = parse(cap_id)
+        except Unknown:
+            return None
+        entry = self.imports.entries.get(parts.id)
+        stub = None if entry is None else entry()
+        if type(stub) is Stub and stub._cap_id is None and stub.cap_id == cap_id:
+            return stub
+        return None
+
+    def find_export(self, parts: Parts) -> Any:
+        """What a cap_id that was made of this connection stands for.
+
+        Raises:
+            Unknown: it was not, or it stands for nothing any more.
+        """
+        entry = self.exports.entries.get(parts.id)
+        proof = proof_of_export(self._hello.session_id, self._hello.secret, parts.id)
+        if parts.proves(proof) and self.error is None and type(entry) is Export:
+            value = self._get_index() if parts.id == 0 else entry.value
+            if not isinstance(value, Cell):
+                return value
+        raise Unknown
 
     def describe(self, stub: Stub, path: str = "") -> str:
         """A stub, and a path on it, in few words for `repr`."""
@@ -304,13 +370,14 @@ class Session:
 
     def _ended_cell(self) -> Cell:
         cell = Cell(self)
-        cell.reject(self.error or PeerClosed("this peer is closing, and makes no new calls"))
+        cell.reject(self.error or PeerClosed(_CLOSING))
         return cell
 
     # Calls out.
 
-    def _call_import(self, target: int, path: Path, args: Any, kwargs: Any) -> Cell:
-        """A call on an import, encoded now: the cell of its question."""
+    def _call_import(self, target: At, path: Path, args: Any, kwargs: Any) -> Cell:
+        """A call on an import, or on what a cap_id stands for, encoded now: the cell of its
+        question."""
         if self.error is not None or self.said_bye:
             return self._ended_cell()
 
@@ -338,8 +405,8 @@ class Session:
         if self.exports.uncommitted:
             self._commit(mark)
 
-    def _encode_call(self, mark: int, target: int, path: Path, args: Any, kwargs: Any) -> bytes:
-        if target not in self.imports.entries:
+    def _encode_call(self, mark: int, target: At, path: Path, args: Any, kwargs: Any) -> bytes:
+        if target not in self.imports.entries and type(target) is int:
             raise Released(
                 "this stub was given up here, by dealloc or by the end of its with block"
             )
@@ -369,6 +436,8 @@ class Session:
             if isinstance(export.value, Cell):
                 export.value.pull()
                 export.value.watch(partial(self._resolve_export, export))
+            elif isinstance(export.value, _MAY_HOLD):
+                self._hold(export.id, export.value)
 
     def control(self, word: int, *fields: Any) -> None:
         message = self._codec.control(word, *fields)
@@ -459,6 +528,27 @@ class Session:
             return
         call.target, call.path = target, path
         self.route(call)
+
+    # Targets that want to know when nobody holds them any more: those with a `_released`.
+
+    def _hold(self, id: int, value: Any) -> None:
+        """The other side holds what is in `value`, by the entry `id`."""
+        targets = held_targets(value)
+        if targets:
+            self._kept_alive[id] = targets
+            for target in targets:
+                self._host.hold(target, self, id)
+
+    def let_go(self, id: int) -> None:
+        """The entry `id` is gone."""
+        for target in self._kept_alive.pop(id, ()):
+            if self._host.let_go(target, self, id):
+                self._driver.start(Call(self, target._released, (), [], {}, None))  # type: ignore[attr-defined]
+
+    def keep(self, answer: Answer) -> None:
+        """The value of an answer is here, and was not asked for: calls go through it."""
+        if self._is_held(answer):
+            self._hold(answer.id, answer.value)
 
     def answer(self, answer: Answer) -> None:
         """An answer that was asked for is settled."""
@@ -638,6 +728,7 @@ class Session:
                     link.session.cancel(link)
         self.exports.clear()
         self._router.clear()
+        self._seam.clear()
         for cell in list(self._pinging):
             cell.reject(error)
         self._pings.clear()
@@ -645,6 +736,8 @@ class Session:
         if last is not None:
             self._outbox.add(last, len(last))
         self._driver.ended()
+        for id in list(self._kept_alive):
+            self.let_go(id)
 
     def _greet(self, hello: Hello) -> None:
         if not set(VERSIONS) & set(hello.versions):
@@ -652,7 +745,7 @@ class Session:
                 f"no common version of the protocol: this side speaks {list(VERSIONS)}, "
                 f"the other {list(hello.versions)}"
             )
-        if hello.session_id == self._session_id:
+        if hello.session_id == self._hello.session_id:
             raise RemoteProtocolError(
                 "the other end sends back what we send: it is no capnode peer, but an echo"
             )
@@ -666,10 +759,13 @@ class Session:
         self._max_message = hello.max_frame - _AROUND_MESSAGE
         self._outbox.max_frame = self._max_message
         self._codec.max_depth = min(self._codec.max_depth, hello.max_depth)
+        self._hold(0, self._get_index())
         self._driver.greeted()
 
 
 _GIVEN_UP = 1 << 80  # no id of any table
+_MAY_HOLD = (Target, MethodType)
+_CLOSING = "this peer is closing, and makes no new calls"
 
 # The heads of the frame and of its array, which stand around a message.
 _AROUND_MESSAGE = 18

@@ -41,6 +41,7 @@ class Engine(Protocol):
     def call(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any, /) -> Promise: ...
     def wait(self, base: Stub | Cell, path: Path, /) -> Generator[Any, Any, Any]: ...
     def dealloc(self, stub: Stub, /) -> None: ...
+    def cap_id(self, stub: Stub, /) -> str: ...
     def cancel(self, cell: Cell, /) -> None: ...
     def describe(self, stub: Stub, path: str = "", /) -> str: ...
     @property
@@ -57,10 +58,11 @@ class Stub:
     object; `dealloc` therefore ends it for all its holders in this process.
     """
 
-    __slots__ = ("__weakref__", "_id", "_session")
+    __slots__ = ("__weakref__", "_cap_id", "_id", "_session")
 
     _session: Any
     _id: int
+    _cap_id: str | None
 
     # With __getitem__ and without these, list(stub) and "x" in stub would never end.
     __iter__ = None
@@ -69,6 +71,7 @@ class Stub:
     def __init__(self, session: Engine, id: int) -> None:
         self._session = session
         self._id = id
+        self._cap_id = None
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Promise:
         return self._session.call(self, (), args, kwargs)  # type: ignore[no-any-return]
@@ -92,6 +95,20 @@ class Stub:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Stub cannot be pickled or copied: it belongs to its connection")
+
+    @property
+    def cap_id(self) -> str:
+        """Unguessable text that stands for this reference: another client of the same host hands
+        it to its `peer.reconstruct`. Computed here, without a message; not shown by `repr`.
+
+        It pins nothing: it lives while we hold the reference on this connection, or, for what the
+        host has registered, as long as that.
+
+        Raises:
+            Released: the reference was given up here.
+            PeerClosed, PeerLost: the connection is over, and the cap_id with it.
+        """
+        return self._session.cap_id(self)  # type: ignore[no-any-return]
 
     def dealloc(self) -> None:
         """Give the reference up now, for all its holders in this process. Idempotent.
@@ -148,6 +165,19 @@ class Promise:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Promise cannot be pickled or copied: it belongs to its connection")
+
+    @property
+    def cap_id(self) -> NoReturn:
+        """A promise has none, since it is not known what it will be.
+
+        Raises:
+            TypeError: always, with what to write.
+        """
+        name = "".join(f".{step}" if isinstance(step, str) else f"[{step}]" for step in self._path)
+        raise TypeError(
+            f"{self!r} is not here yet, and has no cap_id: await it first, as in "
+            f"stub = await promise{name}; stub.cap_id"
+        )
 
     def cancel(self) -> None:
         """Withdraw this side's interest in the answer.

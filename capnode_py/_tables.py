@@ -80,6 +80,10 @@ class ImportTable:
         self.entries[id] = entry
         return entry
 
+    def adopt(self, stub: Stub) -> None:
+        """Let a question belong to this stub, which stands for its answer, instead of a cell."""
+        self._enter(stub._id, stub, 1)
+
     def drop(self, id: int) -> int:
         """Take the entry out; how often the reference was received, 0 if there was none."""
         entry = self.entries.pop(id, None)

@@ -24,11 +24,10 @@ from asyncio import CancelledError
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import Context, copy_context
-from functools import partial
 from types import FunctionType
 from typing import Any, NamedTuple, NoReturn, Self
 
-from ._capnode import Index, checked_index
+from ._capnode import Capnode, Index
 from ._cell import Call, Cell
 from ._limits import Limits
 from ._messages import WORDS, Hello
@@ -178,7 +177,12 @@ class FakeDriver(Driver):
     other: FakeDriver
 
     def __init__(
-        self, wire: Wire, name: str, index: Index, limits: Limits, hello: Hello | None
+        self,
+        wire: Wire,
+        name: str,
+        index: Index | Capnode,
+        limits: Limits,
+        hello: Hello | None,
     ) -> None:
         self.wire = wire
         self.name = name
@@ -202,11 +206,15 @@ class FakeDriver(Driver):
             versions=VERSIONS,
             max_frame=limits.max_frame,
             max_depth=limits.max_depth,
-            session_id=name.encode(),
+            session_id=f"{name} {len(wire.sides)}".encode().ljust(16),
+            secret=f"the secret of {name}".encode(),
             application=name,
         )
-        get_index = partial(_same, checked_index(index))
-        super().__init__(CborCodec(limits), limits=limits, hello=hello, get_index=get_index)
+        host = index if isinstance(index, Capnode) else Capnode(index)
+        super().__init__(
+            CborCodec(limits), limits=limits, hello=hello, host=host, get_index=host.get_index
+        )
+        host.sessions[hello.session_id] = self.session
         Peer(self, nickname=name)
 
     def __repr__(self) -> str:
@@ -485,8 +493,8 @@ class Wire:
 
     def link(
         self,
-        index: Index = None,
-        far_index: Index = None,
+        index: Index | Capnode = None,
+        far_index: Index | Capnode = None,
         *,
         limits: Limits | None = None,
         far_limits: Limits | None = None,
@@ -497,7 +505,7 @@ class Wire:
         """A connection: its two sides, which have exchanged their hellos.
 
         Args:
-            index: what the near side offers, `far_index` the far one.
+            index: what the near side offers, or whose connection it is; `far_index` the far one.
             limits, far_limits: of either side.
             far_hello: what the far side says of itself, if that is to be something special.
             names: of the two sides; each its own.
@@ -584,7 +592,3 @@ def _name(call: Call) -> str:
     if not call.path and isinstance(call.target, FunctionType):
         return call.target.__name__
     return ".".join(map(str, call.path))
-
-
-def _same(value: Any) -> Any:
-    return value

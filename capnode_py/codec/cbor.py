@@ -27,6 +27,7 @@ from .._messages import (
     RELEASE,
     RESOLVE,
     UNNAMED,
+    At,
     Bad,
     Hello,
     Inline,
@@ -125,11 +126,12 @@ def _path(path: Path) -> bytes:
     return _head(0x80, len(path)) + b"".join(steps)
 
 
-def _call_head(size: int, target: int, path: Path) -> bytes:
+def _call_head(size: int, target: At, path: Path) -> bytes:
     """A call up to its arguments."""
-    if len(path) == 1 and type(path[0]) is str and len(path[0]) < 64:
+    if len(path) == 1 and type(path[0]) is str and len(path[0]) < 64 and type(target) is int:
         return _usual_head(size, target, path[0])
-    return _LIST_HEADS[size] + _SMALL_INTS[CALL] + _int(target) + _path(path)
+    at = _text(target) if isinstance(target, str) else _int(target)
+    return _LIST_HEADS[size] + _SMALL_INTS[CALL] + at + _path(path)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -203,7 +205,7 @@ class CborCodec:
         )
         return MAGIC + frame_head(len(content)) + content
 
-    def call(self, target: int, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> bytes:
+    def call(self, target: At, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> bytes:
         if args is None:
             return _call_head(3, target, path)
         parts = [_call_head(5 if kwargs else 4, target, path), _head(0x80, len(args))]

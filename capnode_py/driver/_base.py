@@ -26,7 +26,7 @@ from .._errors import LocalProtocolError, PeerClosed, PeerLost, Withdrawn, again
 from .._limits import Limits
 from .._messages import Codec, Hello
 from .._reach import FAR, callable_from_afar, reach
-from .._seam import as_cell
+from .._seam import Host, as_cell
 from .._session import Session
 from .._stub import Promise, Stub
 
@@ -84,7 +84,13 @@ class Driver:
     """A KeyboardInterrupt in a handler ends the loop as well, after it was answered."""
 
     def __init__(
-        self, codec: Codec, *, limits: Limits, hello: Hello, get_index: Callable[[], Any]
+        self,
+        codec: Codec,
+        *,
+        limits: Limits,
+        hello: Hello,
+        host: Host,
+        get_index: Callable[[], Any],
     ) -> None:
         self.limits = limits
         self.peer: Any = None
@@ -100,7 +106,9 @@ class Driver:
         self._closed = self.make_event()
         self._idle: list[Event] = []
         self._drained: list[Event] = []
-        self.session = Session(codec, self, limits=limits, hello=hello, get_index=get_index)
+        self.session = Session(
+            codec, self, limits=limits, hello=hello, host=host, get_index=get_index
+        )
 
     # What a subclass gives.
 

@@ -368,7 +368,11 @@ def test_a_late_answer_with_a_promise_in_it_leaks_nothing(wire: Wire) -> None:
         return "late"
 
     fence = Fence()
-    near, far = wire.link({"later": later}, lambda: {"p": far.index.later()})
+
+    def give() -> dict[str, Any]:
+        return {"p": far.index.later()}
+
+    near, far = wire.link({"later": later}, give)
     promise = near.index()
     near.flush()
     far.deliver("call")
@@ -453,7 +457,10 @@ def test_dropping_a_promise_whose_value_still_waits_releases_it(wire: Wire) -> N
     async def never() -> None:
         await Fence().wait()
 
-    near, far = wire.link(far_index=lambda: [third.index(), print])
+    def give() -> list[Any]:
+        return [third.index(), print]
+
+    near, far = wire.link(far_index=give)
     third, _fourth = wire.link(far_index=never, names=("third", "fourth"))
     task = near.spawn(near.index())
     wire.run()

@@ -254,7 +254,7 @@ IMPOSSIBLE: list[tuple[str, list[Any]]] = [
     ("9", [CALL, 9, ["now"], []]),
     ("-9", [CALL, -9, ["now"], []]),
     ("id 2", [CALL, 2, ["now"], []]),  # answered, and released
-    ("'0'", [CALL, "0", ["now"], []]),
+    ("0.0", [CALL, 0.0, ["now"], []]),
     ("None", [CALL, None, ["now"], []]),
     ("True", [CALL, True, ["now"], []]),
     ("9", [PUSH, 9, ["now"], []]),

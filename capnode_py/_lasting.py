@@ -1,0 +1,219 @@
+"""References that outlive a connection: `MethodRegistry`, `share` and `unshare`."""
+
+from __future__ import annotations
+
+import heapq
+import inspect
+import logging
+import secrets
+import time
+from typing import Any
+
+from ._cap_ids import CapId, Unknown, at_random, of_name, parse
+from ._holders import Holder, holders
+from ._reach import held_targets, reference_key
+from ._stub import Promise, Stub
+
+logger = logging.getLogger("capnode_py.host")
+
+_SHORTEST_SECRET = 16
+
+
+def _hold(value: Any, holder: Holder) -> None:
+    for target in held_targets(value):
+        holders.add(target, holder)
+
+
+def _let_go(value: Any, holder: Holder) -> None:
+    """Let a value go outside of any connection: its hook, if it is to run, runs here and now."""
+    for target in held_targets(value):
+        if holders.discard(target, holder):
+            try:
+                waits = target._released()  # type: ignore[attr-defined]
+                if inspect.iscoroutine(waits):
+                    waits.close()
+                    raise TypeError("an async _released() needs a connection: write a plain def")
+            except Exception:
+                logger.exception("%s._released() raised", type(target).__name__)
+
+
+def _checked_reference(value: Any, what: str) -> Any:
+    """A value that can be passed by reference.
+
+    Raises:
+        TypeError: it cannot, or is not here yet.
+    """
+    if type(value) is Promise:
+        raise TypeError(f"{what} takes what is here: await the promise first")
+    if type(value) is not Stub:
+        reference_key(value)  # raises CannotPass, which is a TypeError
+    return value
+
+
+class MethodRegistry:
+    """References that last: each has a cap_id that outlives connections, and this process.
+
+    Args:
+        secret: at least 16 bytes, kept where the next process finds it: the same secret and name
+            give the same cap_id. None makes a new one, whose cap_ids end with this process.
+
+    Raises:
+        TypeError, ValueError: for the secret.
+
+    The idea is E's sturdyref; the name is Capnode's.
+    """
+
+    def __init__(self, secret: bytes | None = None) -> None:
+        if secret is None:
+            secret = secrets.token_bytes(32)
+        if not isinstance(secret, bytes):
+            raise TypeError(
+                f"secret= takes bytes, not {type(secret).__name__}: write secrets.token_bytes(32) "
+                "once, and keep it"
+            )
+        if len(secret) < _SHORTEST_SECRET:
+            raise ValueError(
+                f"a secret of {len(secret)} bytes can be guessed: at least {_SHORTEST_SECRET}, "
+                "as of secrets.token_bytes(32)"
+            )
+        self._secret = secret
+        self._named: dict[str, tuple[CapId, Any]] = {}
+        self._by_place: dict[bytes, str] = {}
+        self._by_key: dict[object, CapId] = {}
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+    def __repr__(self) -> str:
+        return f"<MethodRegistry: {len(self)} references>"
+
+    def register(self, obj: Any, name: str) -> CapId:
+        """Let `obj` be reconstructed by its cap_id, which is returned, until `unregister`.
+
+        Args:
+            obj: a function, a `Target` or a stub; the registry holds it.
+            name: what names it in the next process, too.
+
+        Raises:
+            TypeError: it cannot pass by reference, or is a promise.
+            ValueError: another object has this name.
+        """
+        _checked_reference(obj, "register()")
+        if not isinstance(name, str):
+            raise TypeError(f"a name is a str, not {type(name).__name__}")
+        key = id(obj) if type(obj) is Stub else reference_key(obj)
+        cap_id = of_name(self._secret, name)
+        if name in self._named:
+            if self._by_key.get(key) != cap_id:
+                raise ValueError(f"{name!r} is registered already: unregister({name!r}) it first")
+            return cap_id
+        self._named[name] = cap_id, obj
+        self._by_place[parse(cap_id).place] = name
+        self._by_key.setdefault(key, cap_id)
+        _hold(obj, (self, name))
+        return cap_id
+
+    def unregister(self, name: str) -> None:
+        """End the cap_id of a name. References that were made with it go on.
+
+        Raises:
+            KeyError: nothing is registered under it.
+        """
+        cap_id, obj = self._named.pop(name)
+        del self._by_place[parse(cap_id).place]
+        key = id(obj) if type(obj) is Stub else reference_key(obj)
+        if self._by_key.get(key) == cap_id:
+            del self._by_key[key]
+        _let_go(obj, (self, name))
+
+    def find(self, cap_id: str) -> Any:
+        """What a cap_id stands for.
+
+        Raises:
+            Unknown: nothing here.
+        """
+        parts = parse(cap_id)
+        name = self._by_place.get(parts.place)
+        if name is None or not parts.proves(parse(self._named[name][0]).proof):
+            raise Unknown
+        return self._named[name][1]
+
+    def lasting(self, key: object) -> CapId | None:
+        """The cap_id of the value with this `reference_key`."""
+        return self._by_key.get(key)
+
+
+class Shares:
+    """What is shared in this process, each until its time is over."""
+
+    def __init__(self) -> None:
+        self._shared: dict[bytes, tuple[CapId, Any, float | None]] = {}
+        self._ends: list[tuple[float, bytes]] = []
+
+    def add(self, value: Any, ttl: float | None) -> CapId:
+        """A new cap_id for a value; `ttl` in seconds."""
+        self._drop_expired()
+        cap_id = at_random()
+        place = parse(cap_id).place
+        end = None if ttl is None else time.monotonic() + ttl
+        self._shared[place] = cap_id, value, end
+        if end is not None:
+            heapq.heappush(self._ends, (end, place))
+        _hold(value, (self, place))
+        return cap_id
+
+    def find(self, cap_id: str) -> Any:
+        """What it stands for.
+
+        Raises:
+            Unknown: nothing, or nothing any more.
+        """
+        self._drop_expired()
+        parts = parse(cap_id)
+        shared = self._shared.get(parts.place)
+        if shared is None or not parts.proves(parse(shared[0]).proof):
+            raise Unknown
+        return shared[1]
+
+    def remove(self, cap_id: str) -> None:
+        """End it, if it has not ended yet."""
+        try:
+            self.find(cap_id)
+        except Unknown:
+            return
+        self._remove(parse(cap_id).place)
+
+    def _remove(self, place: bytes) -> None:
+        shared = self._shared.pop(place, None)
+        if shared is not None:
+            _let_go(shared[1], (self, place))
+
+    def _drop_expired(self) -> None:
+        now = time.monotonic()
+        while self._ends and self._ends[0][0] <= now:
+            self._remove(heapq.heappop(self._ends)[1])
+
+
+shares = Shares()
+
+
+def share(value: Any, *, ttl: float | None = None) -> CapId:
+    """A random cap_id for a function, an object or a stub, good on every connection to this
+    process, until `ttl` seconds are over or `unshare` is called.
+
+    What is shared is held here meanwhile. References that were made with the cap_id outlive it; to
+    end those too, share the facade of `revocable`.
+
+    Raises:
+        TypeError: the value cannot pass by reference, or is a promise.
+        ValueError: `ttl` is not positive.
+    """
+    _checked_reference(value, "share()")
+    if ttl is not None and not ttl > 0:
+        raise ValueError(f"ttl= is a number of seconds, not {ttl!r}")
+    return shares.add(value, ttl)
+
+
+def unshare(cap_id: str) -> None:
+    """End a cap_id that `share` gave. One that has ended already, or was none, is left alone."""
+    shares.remove(cap_id)
