@@ -174,7 +174,7 @@ class Seam:
             return self._host.find(cap_id)
         except Unknown as error:
             nothing = Cell(self._session)
-            nothing.reject(error)
+            nothing.reject(LookupError(str(error)))
             return nothing
 
     def clear(self) -> None:
