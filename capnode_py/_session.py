@@ -83,6 +83,9 @@ class Driver(Protocol):
     def stop(self, call: Call, /) -> None:
         """Cancel it, once, if it runs; its outcome will be told as usual."""
 
+    def tell(self, function: Callable[..., Any], /, *args: Any) -> None:
+        """Call a function of this side that no peer has asked for, soon."""
+
     def wait(self, cell: Cell, /) -> Generator[Any, Any, Any]:
         """Wait, as a task of this driver does, until the cell is settled."""
 
@@ -543,7 +546,7 @@ class Session:
         """The entry `id` is gone."""
         for target in self._kept_alive.pop(id, ()):
             if self._host.let_go(target, self, id):
-                self._driver.start(Call(self, target._released, (), [], {}, None))  # type: ignore[attr-defined]
+                self._driver.tell(target._released)  # type: ignore[attr-defined]
 
     def keep(self, answer: Answer) -> None:
         """The value of an answer is here, and was not asked for: calls go through it."""

@@ -98,6 +98,7 @@ class Driver:
         self.finalize: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._starting: deque[tuple[Call | Cell, Any]] = deque()
         self._running: set[Call] = set()
+        self._telling = 0
         self._turns = 0
         self._flushing = False
         self._releasing = False
@@ -265,6 +266,25 @@ class Driver:
             call.handle = None
             self._running.discard(call)
             if not self._running:
+                self._tell(self._idle)
+
+    def tell(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call a function of this side that no peer has asked for: `_released`, or a callback of
+        `on_broken`. It runs in a task of its own, and closing waits for it (bounded)."""
+        self._telling += 1
+        self.background(functools.partial(self._tell_it, function, args))
+
+    async def _tell_it(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        current.set(self.peer)
+        try:
+            result = function(*args)
+            if inspect.isawaitable(result):
+                await result
+        except Exception:
+            logger.exception("%r raised", function)
+        finally:
+            self._telling -= 1
+            if not self._telling:
                 self._tell(self._idle)
 
     # Threads.
@@ -435,9 +455,7 @@ class Driver:
         try:
             self.session.say_bye()
             if self._running and self.session.error is None:
-                idle = self.make_event()
-                self._idle.append(idle)
-                await self.within(self.limits.close_timeout, idle.wait)
+                await self._until_idle()
             await self.within(self.limits.close_timeout, self.finish_writing)
             self.session.end(error or PeerClosed("this side has closed the connection"))
         except Exception:
@@ -445,11 +463,18 @@ class Driver:
         finally:
             self.session.end(PeerClosed("this side has closed the connection"))
             self.release_stream()
+            if self._telling:
+                await self._until_idle()
             try:
                 if self.finalize is not None:
                     await self.finalize()
             finally:
                 self._closed.set()
+
+    async def _until_idle(self) -> None:
+        idle = self.make_event()
+        self._idle.append(idle)
+        await self.within(self.limits.close_timeout, idle.wait)
 
     async def aclose(self) -> None:
         """Close, and wait until that is done. Never raises for a peer that died."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 import weakref
 from typing import Any
 
@@ -387,10 +388,8 @@ def test_what_is_shared_is_good_on_every_connection_until_it_is_unshared(wire: W
 
 
 def test_a_share_expires(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    import capnode_py._lasting as lasting
-
     now = 1000.0
-    monkeypatch.setattr(lasting.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     near, _ = wire.link(far_index=Bank())
     account = Account(1)
     seen = weakref.ref(account)
