@@ -24,6 +24,7 @@ them. The map of the package, in reading order:
 `_lasting`       MethodRegistry, share: references that outlive a connection
 `_holders`       who holds the targets that want to know
 `_peer`          Peer: what you hold of a connection
+`_leaks`         what is still held, of which type, and where it was made
 `_doors`         connect, listen, attach, pair
 `_spawn`         a child process, seen by its parent
 `_stdio`         the child's side: serve_stdio, stdio
@@ -57,6 +58,7 @@ from ._stub import Promise, Stub, Target
 if TYPE_CHECKING:
     from ._doors import Listener, attach, connect, listen, pair
     from ._lasting import MethodRegistry, share, unshare
+    from ._leaks import trace_references
     from ._peer import Peer
     from ._spawn import spawn
     from ._stdio import serve_stdio, stdio
@@ -78,6 +80,7 @@ _LAZY = {
     "share": "_lasting",
     "spawn": "_spawn",
     "stdio": "_stdio",
+    "trace_references": "_leaks",
     "unshare": "_lasting",
     "wait": "driver._base",
 }
@@ -128,6 +131,7 @@ __all__ = [
     "share",
     "spawn",
     "stdio",
+    "trace_references",
     "unshare",
     "wait",
 ]

@@ -58,7 +58,7 @@ class Incoming:
 
     def __init__(self, session: Session, seam: Seam, router: Router) -> None:
         self._session = session
-        self._imports = session.imports
+        self.imports = self._imports = session.imports
         self._exports = session.exports
         self._seam = seam
         self._router = router

@@ -44,6 +44,7 @@ class Outbox:
         self._dropped: dict[int, int] = {}
         self.size = 0
         self.messages = 0
+        self.bytes = 0
         self.max_frame = FRAME_CLOSES_AT  # what the other side takes, once its hello has said so
 
     def add(self, message: bytes | tuple[Import, bytes], size: int) -> None:
@@ -61,6 +62,7 @@ class Outbox:
     def add_raw(self, data: bytes) -> None:
         """Bytes that are no frame: the hello, which leaves first whatever happens."""
         self._hello = data
+        self.bytes += len(data)
         self.size += len(data)
         self._wake()
 
@@ -122,7 +124,9 @@ class Outbox:
         self.messages += len(messages)
         self._open = []
         self._open_size = 0
-        self._closed.append(self._codec.frame(messages))
+        frame = self._codec.frame(messages)
+        self.bytes += len(frame)
+        self._closed.append(frame)
 
     def _decide(self, question: Import, call: bytes) -> bytes:
         """Decide the word of a call."""

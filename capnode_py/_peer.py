@@ -29,12 +29,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """A connection in numbers. A quiet one shows 1 import and 1 export: the two indexes."""
+    """A connection in numbers. A quiet one shows 1 import and 1 export: the two indexes.
+
+    Attributes:
+        imports: what we hold of theirs: references, and questions.
+        exports: what they hold of ours: references, and answers.
+        questions: of the imports, calls of ours whose answer is not here, or is kept as a promise.
+        answers: of the exports, calls of theirs whose answer they have not given up.
+        messages_sent, messages_received: since the beginning.
+        bytes_sent, bytes_received: likewise, framing and hello included.
+        unsent_bytes: what waits for the other side to read.
+    """
 
     imports: int
     exports: int
+    questions: int
+    answers: int
     messages_sent: int
     messages_received: int
+    bytes_sent: int
+    bytes_received: int
     unsent_bytes: int
 
 
@@ -131,10 +145,22 @@ class Peer:
         return Stats(
             imports=len(session.imports),
             exports=len(session.exports),
+            questions=sum(id > 0 for id in session.imports.entries.copy()),
+            answers=sum(id > 0 for id in session.exports.entries.copy()),
             messages_sent=session.messages_sent,
             messages_received=session.incoming.messages,
+            bytes_sent=session.bytes_sent,
+            bytes_received=session.bytes_received,
             unsent_bytes=session.backlog(),
         )
+
+    def leak_report(self) -> str:
+        """A line for each reference and call that one side still holds of the other, with its
+        type, and, under `capnode.trace_references`, where it was made. Empty if there is none.
+        """
+        from ._leaks import leak_report
+
+        return "\n".join(leak_report(self._session))
 
     async def ping(self) -> None:
         """Return when the other side has answered. A busy handler there does not delay it, unless

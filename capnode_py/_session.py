@@ -109,6 +109,7 @@ class Session:
         remote: the other side's hello, once it has come.
         unsent: bytes that the driver has taken from `flush` and not yet written; it keeps this.
         said_bye: no more calls from us.
+        bytes_received: since the beginning.
         incoming: what has come from the other side.
     """
 
@@ -143,6 +144,7 @@ class Session:
         self.remote: Hello | None = None
         self.said_bye = False
         self.unsent = 0
+        self.bytes_received = 0
         self.traits: Traits = codec.traits
         self._outbox = Outbox(codec, wake=driver.wake, wake_later=driver.wake_later)
         self._seam = Seam(self, codec, self.imports, self.exports, get_index, host)
@@ -676,6 +678,10 @@ class Session:
         return self._outbox.messages
 
     @property
+    def bytes_sent(self) -> int:
+        return self._outbox.bytes
+
+    @property
     def junk(self) -> bytes:
         """What stood in the stream before the other side's hello."""
         return self._codec.junk
@@ -687,6 +693,7 @@ class Session:
 
     def receive(self, data: bytes) -> None:
         """Bytes have come. What they ask for is started, and answers are queued for `flush`."""
+        self.bytes_received += len(data)
         try:
             for item in self._codec.feed(data):
                 if self.error is not None:

@@ -15,6 +15,9 @@ from ._cell import Answer, Cell
 from ._errors import LimitExceeded, RemoteProtocolError
 from ._stub import Stub
 
+trace: Callable[[Any, int], None] | None = None
+"""Told of each new entry, its table and its id, while leaks are hunted."""
+
 
 class Import(weakref.ref[Any]):
     """An entry of the import table: a weak reference to the stub or the cell that we hold.
@@ -51,6 +54,8 @@ class ImportTable:
         self.entries[id] = entry = Import(cell, self._note)
         entry.id = id
         entry.received = 1
+        if trace is not None:
+            trace(self, id)
         return entry
 
     def receive(self, id: int, make: Callable[[int], Stub | Cell], kind: type) -> Any:
@@ -78,6 +83,8 @@ class ImportTable:
         entry.id = id
         entry.received = received
         self.entries[id] = entry
+        if trace is not None:
+            trace(self, id)
         return entry
 
     def adopt(self, stub: Stub) -> None:
@@ -141,6 +148,8 @@ class ExportTable:
         self.last_answer += 1
         answer = Answer(session, self.last_answer)
         self.entries[self.last_answer] = answer
+        if trace is not None:
+            trace(self, answer.id)
         return answer
 
     def find(self, id: Any) -> Export | Answer:
@@ -172,6 +181,8 @@ class ExportTable:
             self._last_export -= 1
             entry = Export(self._last_export, key, value)
             self.entries[entry.id] = self._by_key[key] = entry
+            if trace is not None:
+                trace(self, entry.id)
         entry.sent += 1
         self.uncommitted.append(entry)
         return entry

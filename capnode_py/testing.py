@@ -29,10 +29,11 @@ from typing import Any, NamedTuple, NoReturn, Self
 
 from ._capnode import Capnode, Index
 from ._cell import Call, Cell
+from ._leaks import leak_report
 from ._limits import Limits
 from ._messages import WORDS, Hello
 from ._peer import Peer
-from ._session import VERSIONS, Session
+from ._session import VERSIONS
 from .codec.cbor import CborCodec
 from .driver._base import Driver
 
@@ -377,7 +378,7 @@ class FakeDriver(Driver):
             "tasks that wait": self.tasks,
         }
         found = [f"{what}: {value!r}" for what, value in left.items() if value]
-        return [f"{self.name}: {what}" for what in [*_references(session), *found]]
+        return [f"{self.name}: {what}" for what in [*leak_report(session), *found]]
 
     # What the engine and the shared half of drivers ask.
 
@@ -571,17 +572,8 @@ async def check_peers_quiet(*peers: Peer, rounds: int = 20) -> None:
                     noisy.append(peer)
         if not noisy:
             return
-    held = [f"{peer!r}: {what}" for peer in noisy for what in _references(peer._session)]
+    held = [f"{peer!r}: {what}" for peer in noisy for what in leak_report(peer._session)]
     raise AssertionError("left behind:\n  " + "\n  ".join(held))
-
-
-def _references(session: Session) -> list[str]:
-    """What stands in the two tables besides the indexes."""
-    found = [f"import {id}: {entry()!r}" for id, entry in session.imports.entries.items() if id]
-    for id, export in session.exports.entries.items():
-        if id:
-            found.append(f"export {id}: {export.value!r}")
-    return found
 
 
 async def _awaiting(awaitable: Awaitable[Any]) -> Any:

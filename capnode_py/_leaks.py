@@ -1,0 +1,118 @@
+"""What the two sides still hold of each other: of which type, and where it was made."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from . import _tables
+from ._cell import STATES, Answer, Cell
+from ._incoming import Incoming
+from ._messages import CALL, PUSH, RESOLVE, SEND
+from ._session import Session
+from ._tables import Export, ExportTable, Import, ImportTable
+
+_PACKAGE: Final = os.path.dirname(__file__) + os.sep
+
+_sites: WeakKeyDictionary[ImportTable | ExportTable, dict[int, str]] = WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def trace_references() -> Iterator[None]:
+    """Remember, for each reference and call from now on, where in the program it was made, for
+    `Peer.leak_report`. It costs some microseconds for each, so it is for hunting leaks.
+    """
+    before, _tables.trace = _tables.trace, _remember
+    try:
+        yield
+    finally:
+        _tables.trace = before
+
+
+def leak_report(session: Session) -> list[str]:
+    """A line for each entry of the two tables but the indexes; none for a quiet connection."""
+    lines = []
+    for id, entry in session.imports.entries.items():
+        if id:
+            lines.append(_line(session.imports, id, _import(id, entry)))
+    for id, export in session.exports.entries.items():
+        if id:
+            lines.append(_line(session.exports, id, _export(export)))
+    return lines
+
+
+def _line(table: ImportTable | ExportTable, id: int, what: str) -> str:
+    site = _sites.get(table, {}).get(id, "")
+    return f"{what}{site and ', '}{site}"
+
+
+def _import(id: int, entry: Import) -> str:
+    held = entry()
+    if isinstance(held, Cell):
+        path = ".".join(map(str, held.path))
+        return f"question {id}: {path or 'a call'}, {STATES[held.state]}"
+    return f"import {id}: {held!r}, received {entry.received} x"
+
+
+def _export(entry: Export | Answer) -> str:
+    if isinstance(entry, Answer):
+        return f"answer {entry.id}: {STATES[entry.state]}" + (
+            f", {_type(entry.value)}" if entry.value is not None else ""
+        )
+    if isinstance(entry.value, Cell):
+        return f"export {entry.id}: a promise, {STATES[entry.value.state]}, sent {entry.sent} x"
+    return f"export {entry.id}: {_type(entry.value)}, sent {entry.sent} x"
+
+
+def _type(value: Any) -> str:
+    """A value by its type; a function by its name."""
+    name = getattr(type(value), "__qualname__", "?")
+    what = getattr(value, "__qualname__", None) if callable(value) else None
+    return f"{name} {what}" if isinstance(what, str) else name
+
+
+def _remember(table: ImportTable | ExportTable, id: int) -> None:
+    """An entry is made: find out where."""
+    sites = _sites.setdefault(table, {})
+    if len(sites) > 2 * len(table.entries) + 100:  # most of these are gone
+        for gone in [known for known in sites if known not in table.entries]:
+            del sites[gone]
+    sites[id] = _site(table)
+
+
+def _site(table: ImportTable | ExportTable) -> str:
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        if code is _FINISH:
+            return f"in the result of {frame.f_locals['call']!r}"
+        if code is _FRAME:
+            return _occasion(frame.f_locals["self"], frame.f_locals["message"], table)
+        if not code.co_filename.startswith(_PACKAGE):
+            return f"made at {code.co_filename}:{frame.f_lineno}, in {code.co_name}"
+        frame = frame.f_back
+    return ""
+
+
+def _occasion(incoming: Incoming, message: list[Any], table: object) -> str:
+    """What came in when the entry was made."""
+    word = message[0]
+    if word in (CALL, PUSH, SEND):
+        path = ".".join(map(str, message[2]))
+        return f"in the call of {path or 'it'}"
+    if word == RESOLVE:
+        entry = incoming.imports.entries.get(message[1])
+        cell = None if entry is None else entry()
+        path = ".".join(map(str, cell.path)) if isinstance(cell, Cell) else ""
+        site = _sites.get(incoming.imports, {}).get(message[1], "")
+        return f"in the answer of {path or 'a call'}" + (site and ", ") + site
+    return ""
+
+
+_FINISH: Final = Session.finish.__code__
+_FRAME: Final = Incoming.frame.__code__
