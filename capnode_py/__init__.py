@@ -24,6 +24,7 @@ them. The map of the package, in reading order:
 `_lasting`       MethodRegistry, share: references that outlive a connection
 `_holders`       who holds the targets that want to know
 `_peer`          Peer: what you hold of a connection
+`_options`       stubs with a time limit
 `_leaks`         what is still held, of which type, and where it was made
 `_doors`         connect, listen, attach, pair
 `_spawn`         a child process, seen by its parent

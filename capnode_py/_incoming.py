@@ -260,6 +260,9 @@ class Incoming:
         session = self._session
         if session.error is not None:
             return
+        if cell.settled:  # given up meanwhile
+            session.release(cell.import_id)
+            return
         cell.ours = ours
         if ours and cell.used and session.traits.ping:
             cell.hold(value)

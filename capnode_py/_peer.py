@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from ._capnode import Capnode, checked_index
 from ._cell import Cell
@@ -25,6 +25,9 @@ from .driver._base import Driver
 
 if TYPE_CHECKING:
     from .driver.anyio import Stream
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +134,30 @@ class Peer:
             )
         return self._driver.bring(lambda: self._session.reconstruct(str(cap_id)))
 
+    def with_options(self, target: T, /, *, timeout: float) -> T:
+        """A stub for the same object, whose calls and reads have a time limit, each its own.
+
+        A call that is not answered in time raises `TimeoutError`, and is cancelled where it runs.
+        Passed on, the stub is the plain one.
+
+        Args:
+            target: a stub, or a path or promise.
+            timeout: seconds.
+
+        Raises:
+            TypeError, ValueError: for the arguments.
+        """
+        from ._options import Timed
+
+        _place(target, "with_options")
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+            raise TypeError(f"timeout= is a number of seconds, not {timeout!r}")
+        if not timeout > 0:
+            raise ValueError(f"timeout={timeout!r}: must be above 0")
+        driver = self._driver
+        timed = Timed(driver, driver.deadlines, timeout)
+        return cast(T, timed.limited(_plain(target)))
+
     def submit(self, target: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call `target` from any thread: ``peer.submit(peer.index.add, 1, 2).result()``.
 
@@ -211,11 +238,16 @@ class Peer:
             )
 
 
+def _plain(target: Any) -> Any:
+    """The stub itself, of one with options."""
+    return target._session.plain(target) if isinstance(target, Stub) else target
+
+
 def _place(target: Any, method: str) -> tuple[Stub | Cell, Any]:
     if isinstance(target, Stub):
-        return target, ()
+        return _plain(target), ()
     if isinstance(target, Promise):
-        return target._base, target._path
+        return _plain(target._base), target._path
     raise TypeError(
         f"peer.{method}() takes something far, and then its arguments: "
         f"peer.{method}(peer.index.log, 'text'), not peer.{method}({type(target).__name__}, ...)"

@@ -69,11 +69,16 @@ class Seam:
             CannotPass, LimitExceeded, Released: it cannot cross.
         """
         if type(value) is Promise:
-            return self._promise(value._base, value._path)
+            base = value._base
+            return self._promise(
+                base._session.plain(base) if type(base) is Stub else base, value._path
+            )
         if isinstance(value, Cell):
             return self._promise(value, ())
-        if type(value) is Stub and value._session is self._session:
-            return self._home(value, ())
+        if type(value) is Stub:
+            value = value._session.plain(value)
+            if value._session is self._session:
+                return self._home(value, ())
 
         plain = copied(value)
         if plain is not value:

@@ -255,6 +255,10 @@ class Session:
                     self.release(id)
             stub._id = _GIVEN_UP  # the same reference, if it comes again, is a new stub
 
+    def plain(self, stub: Stub) -> Stub:
+        """The stub that the import table knows, which a stub with options stands for."""
+        return stub
+
     def holds(self, stub: Stub) -> bool:
         """Is it still a reference: neither given up, nor of a session that is over?"""
         entry = self.imports.entries.get(stub._id)
@@ -339,6 +343,14 @@ class Session:
                 self.control(CANCEL, cell.import_id)
         elif not cell.import_id:
             self.withdraw(cell)
+
+    def give_up(self, cell: Cell, error: BaseException) -> None:
+        """Withdraw this side's interest, and let who awaits the value have this error now."""
+        if cell.import_id:
+            self.cancel(cell)
+        else:
+            self.withdraw(cell, error)
+        cell.reject(error)
 
     def pull(self, cell: Cell) -> None:
         """The value of a question is wanted: by the word of its call, if that is still open."""
@@ -583,7 +595,7 @@ class Session:
         if self.exports.uncommitted:
             self._commit(mark)
 
-    def withdraw(self, cell: Cell) -> None:
+    def withdraw(self, cell: Cell, why: BaseException | None = None) -> None:
         """Nobody on the other side wants this value: cancel its call if nothing depends on it."""
         if cell.state >= FULFILLED:
             return
@@ -595,14 +607,14 @@ class Session:
             link = cell.unlink()
             if not link.has_dependents():
                 link.session.cancel(link)
-            cell.reject(Withdrawn())
+            cell.reject(why or Withdrawn())
         elif cell.task is not None and not cell.task.cancelled:
             call = cell.task
             call.cancelled = True
             if call.started:
                 self._driver.stop(call)
             else:
-                gone = Withdrawn()
+                gone = why or Withdrawn()
                 cell.reject(gone if isinstance(cell, Answer) else self._as_from_afar(gone))
                 self._forget(call)
 

@@ -173,6 +173,7 @@ class FakeDriver(Driver):
             task, which runs only when nothing else moves.
         tasks: those that have begun and wait for something.
         ready: those that can go on.
+        alarms: what is to be called later, and in how many seconds; nothing here calls it.
     """
 
     other: FakeDriver
@@ -197,6 +198,7 @@ class FakeDriver(Driver):
         self.eager = True
         self.tasks: set[Task] = set()
         self.ready: deque[Task] = deque()
+        self.alarms: list[tuple[float, Callable[[], None]]] = []
         self._stalled: list[Frame] | None = None
         self.awake = self._releases = False
         self._errands: deque[Callable[[], object]] = deque()
@@ -401,6 +403,9 @@ class FakeDriver(Driver):
     def soon(self, run: Callable[[], object]) -> bool:
         self._errands.append(run)
         return True
+
+    def after(self, seconds: float, run: Callable[[], None]) -> None:
+        self.alarms.append((seconds, run))
 
     def wake(self) -> None:
         self.awake = True

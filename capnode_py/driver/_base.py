@@ -14,12 +14,13 @@ import os
 import socket
 import stat
 import threading
+import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from types import CoroutineType, FunctionType, MethodType
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .._cell import REJECTED, Call, Cell
 from .._errors import LocalProtocolError, PeerClosed, PeerLost, Withdrawn, again
@@ -29,6 +30,9 @@ from .._reach import FAR, callable_from_afar, reach
 from .._seam import Host, as_cell
 from .._session import Session
 from .._stub import Promise, Stub
+
+if TYPE_CHECKING:
+    from .._options import Deadlines
 
 logger = logging.getLogger("capnode_py.driver")
 
@@ -111,6 +115,13 @@ class Driver:
             codec, self, limits=limits, hello=hello, host=host, get_index=get_index
         )
 
+    @functools.cached_property
+    def deadlines(self) -> Deadlines:
+        """Those of calls with a time limit."""
+        from .._options import Deadlines
+
+        return Deadlines(self.session, now=time.monotonic, after=self.after)
+
     # What a subclass gives.
 
     @abstractmethod
@@ -134,6 +145,10 @@ class Driver:
     @abstractmethod
     def soon(self, run: Callable[[], object]) -> bool:
         """Call `run()` in the loop, from any thread, at any moment; False if the loop is gone."""
+
+    @abstractmethod
+    def after(self, seconds: float, run: Callable[[], None]) -> None:
+        """Call `run()` in so many seconds, unless the stream is closed before."""
 
     @abstractmethod
     def wake(self) -> None: ...

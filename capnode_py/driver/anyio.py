@@ -109,6 +109,14 @@ class AnyioDriver(Driver):
             self._errand = anyio.Event()
             self._do_errands()
 
+    def after(self, seconds: float, run: Callable[[], None]) -> None:
+        if self._group is not None:
+            self._group.start_soon(self._run_after, seconds, run)
+
+    async def _run_after(self, seconds: float, run: Callable[[], None]) -> None:
+        await anyio.sleep(seconds)
+        run()
+
     # Turns.
 
     def wake(self) -> None:

@@ -49,6 +49,7 @@ class AsyncioDriver(Driver):
         self._release_timer: asyncio.TimerHandle | None = None
         self._age_timer: asyncio.TimerHandle | None = None
         self._last_words: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         self._workers: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         super().__init__(**settings)
@@ -92,6 +93,11 @@ class AsyncioDriver(Driver):
         except RuntimeError:  # the loop is closed
             return False
         return True
+
+    def after(self, seconds: float, run: Callable[[], None]) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_later(seconds, run)
 
     # Turns.
 
@@ -317,7 +323,7 @@ class AsyncioDriver(Driver):
             self._write_fd = -1
 
     def release_stream(self) -> None:
-        for timer in (self._release_timer, self._age_timer, self._last_words):
+        for timer in (self._release_timer, self._age_timer, self._last_words, self._alarm):
             if timer is not None:
                 timer.cancel()
         if self._workers is not None:
