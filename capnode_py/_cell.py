@@ -165,7 +165,7 @@ class Cell:
         "withdrawn",
     )
 
-    def __init__(self, session: Router, import_id: int = 0) -> None:
+    def __init__(self, session: Router, import_id: int = 0, path: Path = ()) -> None:
         self.session = session
         self.import_id = import_id
         self.state: int = PENDING
@@ -174,7 +174,7 @@ class Cell:
         self.queue: deque[Call | Position] | None = None
         self.watchers: list[Watcher] | None = None
         self.task: Call | None = None
-        self.path: Path = ()
+        self.path = path
         self.pulled: int = UNDECIDED
         self.awaiting = 0
         self.used = False
@@ -236,8 +236,10 @@ class Cell:
         if self.link is not None:
             self.pulled = PULLED
             self.link.pull()
-        elif self.pulled != PULLED:
-            self.session.pull(self)
+        else:
+            if self.pulled == PUSHED:  # else the word of its call is still open, and will say so
+                self.session.pull(self)
+            self.pulled = PULLED
 
     def hold(self, value: Any) -> None:
         """The value has come, but nobody may use it before the pong."""

@@ -10,9 +10,11 @@ import logging
 import weakref
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from ._cell import FULFILLED, PULLED, REJECTED, Answer, Call, Cell, Position
+from . import _tables
+from ._cell import FULFILLED, PULLED, Answer, Call, Cell, Position
 from ._errors import LocalProtocolError, PeerLost, RemoteError, RemoteProtocolError, Withdrawn
 from ._messages import (
     ABORT,
@@ -30,15 +32,21 @@ from ._messages import (
     WORDS,
 )
 from ._payload import Holes, Payload, bad_payload
+from ._reach import plain_function
 from ._router import Router
 from ._seam import Seam
+from ._tables import Export
 
 if TYPE_CHECKING:
-    from ._session import Session
+    from ._session import Driver, Session
 
 logger = logging.getLogger("capnode_py.session")
 
 _NONE: frozenset[int] = frozenset()
+_word_of = itemgetter(0)
+
+TOLD = object()
+"""In place of what a handler returned: its outcome is told in the general way."""
 _ITS_OWN_FAULT = ("LocalProtocolError", "PeerClosed")
 """The names of errors that abort a session without a fault of the one who is told."""
 
@@ -50,18 +58,20 @@ class Incoming:
         session: whose tables they speak of.
         seam: swaps the references in their payloads.
         router: takes the calls among them.
+        driver: runs the usual ones at once.
 
     Attributes:
         messages: how many have come.
         heard_bye: the other side makes no more calls.
     """
 
-    def __init__(self, session: Session, seam: Seam, router: Router) -> None:
+    def __init__(self, session: Session, seam: Seam, router: Router, driver: Driver) -> None:
         self._session = session
         self.imports = self._imports = session.imports
         self._exports = session.exports
         self._seam = seam
         self._router = router
+        self._driver = driver
         self._marked = False  # the frame in hand holds references
         self._share = 0  # its bytes, for each of its messages
         self._cancelled = _NONE  # the ids that it cancels
@@ -70,7 +80,7 @@ class Incoming:
         self.messages = 0
         self.heard_bye = False
         self._words: dict[int, Callable[[list[Any]], None]] = {
-            CALL: self._call,
+            CALL: self._usual_call,
             PUSH: self._call,
             PULL: self._pull,
             SEND: self._send,
@@ -112,8 +122,44 @@ class Incoming:
             if session.error is not None:
                 return
 
+    def _usual_call(self, message: list[Any]) -> None:
+        """A call with plain arguments of a plain function that is here, while nothing is kept or
+        waits for its start: it is run and answered without a `Call`, an `Answer` and a way between
+        them, which saves two thirds of the work. All else goes the general way, `_call`."""
+        if self._marked or self._cancelled or len(message) != 4 or self.heard_bye:
+            return self._call(message)
+        _, target, path, args = message
+        exports = self._exports
+        entries = exports.entries
+        entry = entries.get(target) if type(target) is int else None
+        if type(entry) is Export:
+            value = entry.value if target else self._seam.get_index()
+        elif type(entry) is tuple and len(entry) == 1:
+            (value,) = entry
+        else:
+            return self._call(message)
+        if type(path) is not list or type(args) is not list or self._driver.starting:
+            return self._call(message)
+        function = plain_function(value, path)
+        if function is None or len(entries) >= exports.max or not self._router.is_open():
+            return self._call(message)
+
+        exports.last_answer = id = exports.last_answer + 1
+        entries[id] = running = (value, path, function, args)
+        if _tables.trace is not None:
+            _tables.trace(exports, id)
+        result = self._driver.run(id, running)
+        if result is TOLD:
+            return None
+        if entries.get(id) is running:
+            entries[id] = (result,)
+            self._session.send_value(id, result)
+        else:
+            self._session.finish(self._session.in_full(id, running), result)
+        return None
+
     def _call(self, message: list[Any]) -> None:
-        answer = self._exports.add_answer(self._session)
+        answer = self._exports.add_answer()
         call = self._read_call(message, answer)
         answer.task = call
         if message[0] == CALL:
@@ -188,14 +234,16 @@ class Incoming:
         if len(message) != 3:
             raise _malformed(message)
         _, id, value = message
+        if not self._marked and type(id) is int and id > 0 and not self._resolved:
+            # As nearly all are: plain data, for a question that nobody has dropped.
+            entry = self._imports.entries.get(id)
+            held = None if entry is None else entry()
+            if type(held) is Cell:
+                del self._imports.entries[id]
+                self._session.release_answer(id)
+                held.fulfil(value)
+                return
         cell = self._outcome_of(id)
-        if not self._marked:
-            if cell is not None and self._session.error is None:
-                cell.ours = False
-                self._session.release(id)
-                cell.fulfil(value)
-            return
-
         payload = self._payload([value])
         if cell is None:  # rule 2: moot. Its references were counted, and are dropped here
             return
@@ -288,11 +336,9 @@ class Incoming:
         _, answers, references = message
         if type(answers) is not list or type(references) is not list:
             raise _malformed(message)
-        for id in answers:
-            answer = self._exports.release_answer(id)
-            self._session.let_go(id)
-            if answer.state == REJECTED:
-                self._freed_rejected(answer)
+        for answer in self._exports.release_answers(answers):
+            self._freed_rejected(answer)
+        self._session.let_go_of(answers)
         for pair in references:
             if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not int or pair[0] > -1:
                 raise RemoteProtocolError(f"release of {pair!r} as a reference")
@@ -350,12 +396,12 @@ def _malformed_call(message: list[Any], *, after_bye: bool = False) -> RemotePro
 def _cancelled(messages: list[Any]) -> frozenset[int]:
     """The ids that this frame cancels: a call in the same frame is not started (rule 9)."""
     try:
-        cancels = [message for message in messages if message[0] == CANCEL]
+        if CANCEL not in map(_word_of, messages):
+            return _NONE
+        cancels = [message[-1] for message in messages if message[0] == CANCEL]
     except (LookupError, TypeError):  # malformed: which message it is will be found in its turn
         return _NONE
-    if not cancels:
-        return _NONE
-    return frozenset(message[-1] for message in cancels if type(message[-1]) is int)
+    return frozenset(id for id in cancels if type(id) is int)
 
 
 def _fields(message: list[Any], count: int) -> list[Any]:

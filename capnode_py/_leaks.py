@@ -11,7 +11,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from . import _tables
-from ._cell import STATES, Answer, Cell
+from ._cell import STATES, Answer, Call, Cell
 from ._incoming import Incoming
 from ._messages import CALL, PUSH, RESOLVE, SEND
 from ._session import Session
@@ -40,9 +40,8 @@ def leak_report(session: Session) -> list[str]:
     for id, entry in session.imports.entries.items():
         if id:
             lines.append(_line(session.imports, id, _import(id, entry)))
-    for id, export in session.exports.entries.items():
-        if id:
-            lines.append(_line(session.exports, id, _export(export)))
+    exports = session.exports
+    lines += [_line(exports, id, _export(exports.find(id))) for id in exports.entries if id]
     return lines
 
 
@@ -91,6 +90,11 @@ def _site(table: ImportTable | ExportTable) -> str:
         code = frame.f_code
         if code is _FINISH:
             return f"in the result of {frame.f_locals['call']!r}"
+        if code is _USUAL and "result" in frame.f_locals:
+            target, path, _, _ = frame.f_locals["running"]
+            incoming = frame.f_locals["self"]
+            call = Call(incoming._session, target, tuple(path), None, None, None)
+            return f"in the result of {call!r}"
         if code is _FRAME:
             return _occasion(frame.f_locals["self"], frame.f_locals["message"], table)
         if not code.co_filename.startswith(_PACKAGE):
@@ -116,3 +120,4 @@ def _occasion(incoming: Incoming, message: list[Any], table: object) -> str:
 
 _FINISH: Final = Session.finish.__code__
 _FRAME: Final = Incoming.frame.__code__
+_USUAL: Final = Incoming._usual_call.__code__

@@ -36,9 +36,10 @@ class Outbox:
         self._codec = codec
         self._wake = wake
         self._wake_later = wake_later
-        self._open: list[bytes | tuple[Import, bytes]] = []
-        self._open_size = 0
+        self._open: list[bytes] = []
+        self._undecided: list[tuple[int, Import]] = []  # which of `_open` are calls, and of what
         self._closed: list[bytes] = []
+        self._before = 0  # how much of `size` is not in the open frame
         self._hello = b""
         self._answered: list[int] = []
         self._dropped: dict[int, int] = {}
@@ -47,16 +48,18 @@ class Outbox:
         self.bytes = 0
         self.max_frame = FRAME_CLOSES_AT  # what the other side takes, once its hello has said so
 
-    def add(self, message: bytes | tuple[Import, bytes], size: int) -> None:
+    def add(self, message: bytes, question: Import | None = None) -> None:
         """Append a message; a call comes with its question, whose word is still open."""
         if not self.size:
             self._wake()
-        if self._open_size + size > self.max_frame and self._open:
+        size = self.size + len(message)
+        if size - self._before > self.max_frame and self._open:
             self._close_frame()
+        if question is not None:
+            self._undecided.append((len(self._open), question))
         self._open.append(message)
-        self._open_size += size
-        self.size += size
-        if self._open_size >= FRAME_CLOSES_AT:
+        self.size = size
+        if size - self._before >= FRAME_CLOSES_AT:
             self._close_frame()
 
     def add_raw(self, data: bytes) -> None:
@@ -64,6 +67,7 @@ class Outbox:
         self._hello = data
         self.bytes += len(data)
         self.size += len(data)
+        self._before += len(data)
         self._wake()
 
     def release_answer(self, id: int) -> None:
@@ -86,7 +90,7 @@ class Outbox:
             self._close_frame()
 
         closed, self._closed = self._closed, []
-        self.size = 0
+        self.size = self._before = 0
         if self._hello:
             closed[:1] = [self._hello + (closed[0] if closed else b"")]  # in one piece
             self._hello = b""
@@ -105,37 +109,36 @@ class Outbox:
         for start in range(0, max(len(answered), len(dropped)), most):
             end = start + most
             message = self._codec.release(answered[start:end], dropped[start:end])
-            self.add(message, len(message))
+            self.add(message)
 
     def clear(self) -> None:
         """The session is over: nothing of this is sent."""
         self._open.clear()
+        self._undecided.clear()
         self._closed.clear()
         self._answered.clear()
         self._dropped.clear()
-        self._open_size = self.size = 0
-        if self._hello:
-            self.size = len(self._hello)
+        self.size = self._before = len(self._hello)
 
     def _close_frame(self) -> None:
-        messages = [
-            message if type(message) is bytes else self._decide(*message) for message in self._open
-        ]
+        messages = self._open
+        if self._undecided:
+            self._decide(messages)
         self.messages += len(messages)
         self._open = []
-        self._open_size = 0
+        self._before = self.size
         frame = self._codec.frame(messages)
         self.bytes += len(frame)
         self._closed.append(frame)
 
-    def _decide(self, question: Import, call: bytes) -> bytes:
-        """Decide the word of a call."""
-        cell: Cell | None = question()
-        if cell is None:  # dropped
-            return self._codec.word(call, PUSH)
-
-        if cell.pulled == PULLED or (cell.pulled == UNDECIDED and not cell.used):
-            cell.pulled = PULLED
-            return call
-        cell.pulled = PUSHED
-        return self._codec.word(call, PUSH)
+    def _decide(self, messages: list[bytes]) -> None:
+        """Decide the words of the calls."""
+        for position, question in self._undecided:
+            cell: Cell | None = question()
+            if cell is not None:  # else it was dropped
+                if cell.pulled == PULLED or (cell.pulled == UNDECIDED and not cell.used):
+                    cell.pulled = PULLED
+                    continue
+                cell.pulled = PUSHED
+            messages[position] = self._codec.word(messages[position], PUSH)
+        self._undecided = []

@@ -35,6 +35,9 @@ class Router:
         session: whose calls these are.
         start: gives a call to the driver, in order.
         backlog: how many bytes are waiting to be sent to the peer.
+
+    Attributes:
+        kept: the calls and positions that wait until less is unsent.
     """
 
     def __init__(
@@ -49,14 +52,9 @@ class Router:
         self._limits = limits
         self._start = start
         self._backlog = backlog
-        self._kept: deque[Call | Position] = deque()
+        self.kept: deque[Call | Position] = deque()
         self._kept_bytes = 0
         self._waiting: set[Holes] = set()
-
-    @property
-    def keeps(self) -> bool:
-        """Is there anything kept?"""
-        return bool(self._kept)
 
     def arrive(self, item: Call | Position, size: int) -> None:
         """A call or a position has come in. Above high water it is kept, in order.
@@ -64,12 +62,12 @@ class Router:
         Raises:
             RemoteProtocolError: the peer calls and does not read.
         """
-        if not self._kept and self._backlog() <= self._limits.high_water:
+        if self.is_open():
             self.route(item)
             return
 
         item.size = size
-        self._kept.append(item)
+        self.kept.append(item)
         self._kept_bytes += size
         if self._kept_bytes > self._limits.max_kept:
             raise RemoteProtocolError(
@@ -77,18 +75,22 @@ class Router:
                 f"{self._backlog()} unsent bytes: the other side calls and does not read"
             )
 
+    def is_open(self) -> bool:
+        """May what comes now go on at once?"""
+        return not self.kept and self._backlog() <= self._limits.high_water
+
     def relieve(self) -> None:
         """The backlog has shrunk: go on with what was kept, while it stays low."""
-        if not self._kept or self._backlog() > self._limits.low_water:
+        if not self.kept or self._backlog() > self._limits.low_water:
             return
-        while self._kept and self._backlog() <= self._limits.high_water:
-            item = self._kept.popleft()
+        while self.kept and self._backlog() <= self._limits.high_water:
+            item = self.kept.popleft()
             self._kept_bytes -= item.size
             self.route(item)
 
     def clear(self) -> None:
         """The session is over."""
-        self._kept.clear()
+        self.kept.clear()
         self._kept_bytes = 0
         self._waiting.clear()
 

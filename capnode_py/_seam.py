@@ -58,7 +58,7 @@ class Seam:
         self._codec = codec
         self._imports = imports
         self._exports = exports
-        self._get_index = get_index
+        self.get_index = get_index
         self._host = host
         self._named: weakref.WeakValueDictionary[str, Stub] = weakref.WeakValueDictionary()
 
@@ -87,7 +87,7 @@ class Seam:
             _check_here(value._session)
         key = id(value) if type(value) is Stub else reference_key(value)
         cap_id = self._host.lasting(key)
-        if value is self._get_index():
+        if value is self.get_index():
             return Mine(0, cap_id)
         return Mine(self._exports.send(key, value).id, cap_id)
 
@@ -166,11 +166,9 @@ class Seam:
         Raises:
             RemoteProtocolError: never issued, or released.
         """
-        entry = self._exports.entries.get(id) if type(id) is int else None
-        if entry is None:
-            entry = self._exports.find(id)  # which raises
+        entry = self._exports.find(id)
         if entry.id == 0:
-            return self._get_index()
+            return self.get_index()
         return entry.value if isinstance(entry, Export) else entry
 
     def reconstructed(self, cap_id: str) -> Any:

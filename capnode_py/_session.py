@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from functools import partial
 from types import MethodType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from ._cap_ids import CapId, Parts, Unknown, of_export, parse, proof_of_export
-from ._cell import FULFILLED, NOT_YET, PENDING, PULLED, PUSHED, REJECTED, Answer, Call, Cell
+from ._cell import FULFILLED, NOT_YET, PENDING, PULLED, REJECTED, Answer, Call, Cell
 from ._errors import (
     CannotPass,
     CapnodeError,
@@ -45,7 +45,7 @@ from ._reach import held_targets
 from ._router import Router
 from ._seam import Host, Seam, as_cell
 from ._stub import Promise, Stub, Target
-from ._tables import Export, ExportTable, Import, ImportTable
+from ._tables import Export, ExportTable, Import, ImportTable, Running
 
 logger = logging.getLogger("capnode_py.session")
 
@@ -73,9 +73,13 @@ class Driver(Protocol):
     def start(self, call: Call, /) -> None:
         """Run it, in the order of these requests."""
 
+    def run(self, id: int, running: Running, /) -> Any:
+        """Run the function of a usual call at once. Returns what it returned; or TOLD: its outcome
+        was or will be told, as that of the call which `Session.in_full` gives."""
+
     @property
-    def starting(self) -> bool:
-        """Are there calls that wait for their task?"""
+    def starting(self) -> Collection[Any]:
+        """The calls that wait for their task."""
 
     def fence(self, cell: Cell, /) -> None:
         """Fulfil `cell` once the calls that wait now are started."""
@@ -110,6 +114,7 @@ class Session:
         unsent: bytes that the driver has taken from `flush` and not yet written; it keeps this.
         said_bye: no more calls from us.
         bytes_received: since the beginning.
+        kept: the calls of the other side that wait until the backlog shrinks.
         incoming: what has come from the other side.
     """
 
@@ -137,7 +142,7 @@ class Session:
         self._last_nonce = 0
         self._pinging: set[Cell] = set()
         self.imports = ImportTable(self._note)
-        self.exports = ExportTable(limits.max_exports)
+        self.exports = ExportTable(self, limits.max_exports)
         self.index = Stub(self, 0)
         self.imports.pin(self.index)
         self.error: BaseException | None = None
@@ -150,8 +155,10 @@ class Session:
         self._seam = Seam(self, codec, self.imports, self.exports, get_index, host)
         self._router = Router(self, limits, start=driver.start, backlog=self.backlog)
         self.route = self._router.route
+        self.release_answer = self._outbox.release_answer
+        self.kept = self._router.kept
         self.localize = self._seam.localize
-        self.incoming = Incoming(self, self._seam, self._router)
+        self.incoming = Incoming(self, self._seam, self._router, driver)
         if codec.traits.hello:
             self._outbox.add_raw(codec.hello(hello))
 
@@ -207,9 +214,10 @@ class Session:
 
     def wait(self, base: Stub | Cell, path: Path) -> Generator[Any, Any, Any]:
         """What awaiting a promise does: the value, when it is here."""
-        cell = as_cell(base, path)
+        cell = base if type(base) is Cell and not path else as_cell(base, path)
         if cell.state < FULFILLED:
-            cell.pull()
+            if cell.pulled != PULLED:
+                cell.pull()
             cell.awaiting += 1
             try:
                 yield from self._driver.wait(cell)
@@ -353,10 +361,9 @@ class Session:
         cell.reject(error)
 
     def pull(self, cell: Cell) -> None:
-        """The value of a question is wanted: by the word of its call, if that is still open."""
-        if cell.pulled == PUSHED and self.error is None:
+        """The value of a question is wanted, whose call has left as a push."""
+        if self.error is None:
             self.control(PULL, cell.import_id)
-        cell.pulled = PULLED
 
     def ping(self, passed: Callable[[], None], target: Cell | None = None) -> None:
         """Call `passed` when the pong comes; with a target, a position on that promise."""
@@ -400,10 +407,8 @@ class Session:
 
         mark = len(self.exports.uncommitted)
         message = self._encode_call(mark, target, path, args, kwargs)
-        cell = Cell(self)
-        cell.path = path
-        entry = self.imports.add_question(cell)
-        self._outbox.add((entry, message), len(message))
+        cell = Cell(self, path=path)
+        self._outbox.add(message, self.imports.add_question(cell))
         if self.exports.uncommitted:
             self._commit(mark)
         return cell
@@ -418,7 +423,7 @@ class Session:
             return
         mark = len(self.exports.uncommitted)
         message = self._encode_call(mark, target, path, args, kwargs)
-        self._outbox.add(self._codec.word(message, SEND), len(message))
+        self._outbox.add(self._codec.word(message, SEND))
         if self.exports.uncommitted:
             self._commit(mark)
 
@@ -458,7 +463,7 @@ class Session:
 
     def control(self, word: int, *fields: Any) -> None:
         message = self._codec.control(word, *fields)
-        self._outbox.add(message, len(message))
+        self._outbox.add(message)
 
     # What the router and the cells ask.
 
@@ -538,6 +543,15 @@ class Session:
             return again(self.error)  # it was stopped because the session is over
         return from_far(to_far(error, with_traceback=True), where="this process")
 
+    def in_full(self, id: int, running: Running) -> Call:
+        """A usual call that turns out to be none, as the general way knows it."""
+        entry = self.exports.entries.get(id)
+        if entry is None:  # released by now, or the session is over
+            answer = self.exports.in_full(id, running)
+        else:
+            answer = cast(Answer, self.exports.find(id))
+        return cast(Call, answer.task)
+
     def redirect(self, call: Call, target: Any, path: Path) -> None:
         """The driver followed the path of a call to a far reference."""
         if call.args is None and not path:  # a property that is a far reference: it is the value
@@ -562,6 +576,12 @@ class Session:
             if self._host.let_go(target, self, id):
                 self._driver.tell(target._released)  # type: ignore[attr-defined]
 
+    def let_go_of(self, answers: list[int]) -> None:
+        """These entries are gone."""
+        if self._kept_alive:
+            for id in answers:
+                self.let_go(id)
+
     def keep(self, answer: Answer) -> None:
         """The value of an answer is here, and was not asked for: calls go through it."""
         if self._is_held(answer):
@@ -578,21 +598,27 @@ class Session:
             self._send_outcome(export.id, cell)
 
     def _send_outcome(self, id: int, cell: Cell) -> None:
-        mark = len(self.exports.uncommitted)
         if cell.state == FULFILLED:
-            try:
-                message = self._codec.resolve(id, cell.value, self._seam.to_ref)
-                if len(message) > self._max_message:
-                    raise self._too_long(message)
-            except Exception as error:  # noqa: BLE001 - rule 8: every call is answered
-                self.exports.rollback(mark)
-                message = self._codec.reject(id, error)
-        else:
-            message = self._codec.reject(id, cell.value)
+            self.send_value(id, cell.value)
+            return
+        message = self._codec.reject(id, cell.value)
+        if len(message) > self._max_message:
+            message = self._codec.reject(id, self._too_long(message))
+        self._outbox.add(message)
+
+    def send_value(self, id: int, value: Any) -> None:
+        """The value of an answer or a promise goes out, or why it cannot."""
+        exports = self.exports
+        mark = len(exports.uncommitted)
+        try:
+            message = self._codec.resolve(id, value, self._seam.to_ref)
             if len(message) > self._max_message:
-                message = self._codec.reject(id, self._too_long(message))
-        self._outbox.add(message, len(message))
-        if self.exports.uncommitted:
+                raise self._too_long(message)
+        except Exception as error:  # noqa: BLE001 - rule 8: every call is answered
+            exports.rollback(mark)
+            message = self._codec.reject(id, error)
+        self._outbox.add(message)
+        if exports.uncommitted:
             self._commit(mark)
 
     def withdraw(self, cell: Cell, why: BaseException | None = None) -> None:
@@ -674,15 +700,10 @@ class Session:
             self.drain_notes()
         return self._outbox.flush() if self._outbox.size else []
 
-    @property
-    def keeps(self) -> bool:
-        """Are calls of the other side kept until the backlog shrinks?"""
-        return self._router.keeps
-
     def written(self, unsent: int) -> None:
         """The driver tells how much is left to write."""
         self.unsent = unsent
-        if self._router.keeps:
+        if self.kept:
             self._router.relieve()
 
     @property
@@ -756,7 +777,7 @@ class Session:
         self._pings.clear()
         self._outbox.clear()
         if last is not None:
-            self._outbox.add(last, len(last))
+            self._outbox.add(last)
         self._driver.ended()
         for id in list(self._kept_alive):
             self.let_go(id)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-from ._cell import Answer, Cell
+from ._cell import FULFILLED, PULLED, REJECTED, Answer, Call, Cell
 from ._errors import LimitExceeded, RemoteProtocolError
+from ._messages import Step
 from ._stub import Stub
 
 trace: Callable[[Any, int], None] | None = None
@@ -120,12 +121,20 @@ class Export:
         self.announced = False
 
 
+Sent = tuple[Any]
+Running = tuple[Any, list[Step], Callable[..., Any], list[Any]]
+"""The answer of a usual call (`Incoming._at_once`): its value, which was sent; and, before it, the
+call's target, path, function and args. Most answers are not named before they are released, and
+need be no more than this; one that is becomes an `Answer` (`ExportTable.find`)."""
+
+
 class ExportTable:
     """What they hold of ours: objects and promises (ids we chose), answers (ids they chose)."""
 
-    def __init__(self, max_exports: int) -> None:
-        self._max = max_exports
-        self.entries: dict[int, Export | Answer] = {}
+    def __init__(self, session: Any, max_exports: int) -> None:
+        self._session = session
+        self.max = max_exports
+        self.entries: dict[int, Export | Answer | Running | Sent] = {}
         self._by_key: dict[object, Export] = {}
         self.last_answer = 0
         self._last_export = 0
@@ -135,18 +144,18 @@ class ExportTable:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def add_answer(self, session: Any) -> Answer:
+    def add_answer(self) -> Answer:
         """Enter the answer of a call that has come, under the next positive id.
 
         Raises:
             RemoteProtocolError: the other side calls and never releases.
         """
-        if len(self.entries) >= self._max:
+        if len(self.entries) >= self.max:
             raise RemoteProtocolError(
-                f"more than {self._max} answers and references held (Limits.max_exports)"
+                f"more than {self.max} answers and references held (Limits.max_exports)"
             )
         self.last_answer += 1
-        answer = Answer(session, self.last_answer)
+        answer = Answer(self._session, self.last_answer)
         self.entries[self.last_answer] = answer
         if trace is not None:
             trace(self, answer.id)
@@ -161,7 +170,22 @@ class ExportTable:
         entry = self.entries.get(id) if type(id) is int else None
         if entry is None:
             raise RemoteProtocolError(f"id {id!r}, which was never issued, or was released")
+        if isinstance(entry, tuple):
+            entry = self.entries[id] = self.in_full(id, entry)
         return entry
+
+    def in_full(self, id: int, entry: Running | Sent) -> Answer:
+        """The answer that `entry` stands for, whose call has been asked for its value."""
+        answer = Answer(self._session, id)
+        answer.pulled = PULLED
+        if len(entry) == 1:
+            answer.state = FULFILLED
+            answer.value = entry[0]
+        else:
+            target, path, _, args = entry
+            answer.task = call = Call(self._session, target, tuple(path), args, {}, answer)
+            call.started = True
+        return answer
 
     def send(self, key: object, value: Any) -> Export:
         """One occurrence in the message that is being encoded; `commit` or `rollback` it.
@@ -173,9 +197,9 @@ class ExportTable:
         """
         entry = self._by_key.get(key)
         if entry is None:
-            if len(self.entries) >= self._max:
+            if len(self.entries) >= self.max:
                 raise LimitExceeded(
-                    f"the other side holds {self._max} of our references (Limits.max_exports): "
+                    f"the other side holds {self.max} of our references (Limits.max_exports): "
                     "does it keep stubs that it could drop?"
                 )
             self._last_export -= 1
@@ -228,18 +252,22 @@ class ExportTable:
         """The outcome of a promise has been sent: who gets the promise anew, gets a new id."""
         self._by_key.pop(entry.key, None)
 
-    def release_answer(self, id: Any) -> Answer:
-        """The other side gives an answer up; it is held once.
+    def release_answers(self, ids: list[Any]) -> list[Answer]:
+        """The other side gives answers up; each is held once. Returns those that are errors.
 
         Raises:
-            RemoteProtocolError: it does not hold it.
+            RemoteProtocolError: it does not hold one of them.
         """
-        if type(id) is not int or id < 1:
-            raise RemoteProtocolError(f"release of id {id!r} as an answer")
-        entry = self.entries.pop(id, None)
-        if entry is None:
-            raise RemoteProtocolError(f"id {id}, which was never issued, or was released")
-        return cast(Answer, entry)
+        rejected: list[Answer] = []
+        for id in ids:
+            if type(id) is not int or id < 1:
+                raise RemoteProtocolError(f"release of id {id!r} as an answer")
+            entry = self.entries.pop(id, None)
+            if entry is None:
+                raise RemoteProtocolError(f"id {id}, which was never issued, or was released")
+            if type(entry) is Answer and entry.state == REJECTED:
+                rejected.append(entry)
+        return rejected
 
     def _forget(self, entry: Export | Answer) -> None:
         del self.entries[entry.id]

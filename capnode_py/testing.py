@@ -29,11 +29,13 @@ from typing import Any, NamedTuple, NoReturn, Self
 
 from ._capnode import Capnode, Index
 from ._cell import Call, Cell
+from ._incoming import TOLD
 from ._leaks import leak_report
 from ._limits import Limits
 from ._messages import WORDS, Hello
 from ._peer import Peer
 from ._session import VERSIONS
+from ._tables import Running
 from .codec.cbor import CborCodec
 from .driver._base import Driver
 
@@ -367,7 +369,7 @@ class FakeDriver(Driver):
         left = {
             "uncommitted exports": session.exports.uncommitted,
             "keys of exports": session.exports._by_key,
-            "kept calls": session._router._kept,
+            "kept calls": session.kept,
             "bytes of kept calls": session._router._kept_bytes,
             "payloads that wait": session._router._waiting,
             "pings": session._pings,
@@ -376,7 +378,7 @@ class FakeDriver(Driver):
             "frames to come": self.inbox,
             "held calls": self.held,
             "running calls": self._running,
-            "calls to start": self._starting,
+            "calls to start": self.starting,
             "tasks that wait": self.tasks,
         }
         found = [f"{what}: {value!r}" for what, value in left.items() if value]
@@ -436,6 +438,13 @@ class FakeDriver(Driver):
             self.held.append(call)
         else:
             super().start(call)
+
+    def run(self, id: int, running: Running) -> Any:
+        self.started.append(".".join(map(str, running[1])) or running[2].__name__)
+        if self.holding:
+            self.held.append(self.session.in_full(id, running))
+            return TOLD
+        return super().run(id, running)
 
     def stop(self, call: Call) -> None:
         self.stopped.append(_name(call))

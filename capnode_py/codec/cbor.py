@@ -43,6 +43,9 @@ from .._messages import (
 
 VERSION = 1
 
+_PLACES = 4096  # noted, of calls made
+_SHORT_PLACE = 100  # bytes of one
+
 TAG_REF = 49374
 """Our private tag of references: ``[kind, id, ...]``."""
 TAG_ERROR = 49375
@@ -91,6 +94,10 @@ _MAP_HEADS = [_head(0xA0, n) for n in range(256)]
 _REF_HEAD = _head(0xC0, TAG_REF)
 _RESOLVE = _LIST_HEADS[3] + _SMALL_INTS[RESOLVE]
 _RELEASE = _LIST_HEADS[3] + _SMALL_INTS[RELEASE]
+_RELEASE_ONE = _RELEASE + _LIST_HEADS[1]
+_READ = _LIST_HEADS[3] + _SMALL_INTS[CALL]
+_CALL = _LIST_HEADS[4] + _SMALL_INTS[CALL]
+_CALL_WITH_KWARGS = _LIST_HEADS[5] + _SMALL_INTS[CALL]
 _SMALL_FRAMES = [[frame_head(size + 1) + _LIST_HEADS[n] for size in range(23)] for n in range(24)]
 _ERROR_HEAD = _head(0xC0, TAG_ERROR)
 _SET_HEAD = _head(0xC0, 258)
@@ -126,20 +133,6 @@ def _path(path: Path) -> bytes:
     return _head(0x80, len(path)) + b"".join(steps)
 
 
-def _call_head(size: int, target: At, path: Path) -> bytes:
-    """A call up to its arguments."""
-    if len(path) == 1 and type(path[0]) is str and len(path[0]) < 64 and type(target) is int:
-        return _usual_head(size, target, path[0])
-    at = _text(target) if isinstance(target, str) else _int(target)
-    return _LIST_HEADS[size] + _SMALL_INTS[CALL] + at + _path(path)
-
-
-@functools.lru_cache(maxsize=4096)
-def _usual_head(size: int, target: int, name: str) -> bytes:
-    """Programs call the same few names over and over. Bounded: a peer of ours may choose them."""
-    return _LIST_HEADS[size] + _SMALL_INTS[CALL] + _int(target) + b"\x81" + _text(name)
-
-
 def _bool(value: bool) -> bytes:
     return _TRUE if value else _FALSE
 
@@ -172,8 +165,10 @@ class CborCodec:
         self.tracebacks = tracebacks
         self.where = UNNAMED
         self._cutter = Cutter(max_frame=limits.max_frame, max_junk=max_junk)
+        self.feed: Callable[[bytes], Iterable[bytes | Hello]] = self._feed_first
         self._greeted = False
         self._marked = False
+        self._places: dict[tuple[At, Path], bytes] = {}
         self._decode = functools.partial(
             cbor2.loads,
             semantic_decoders=self._decoders(),
@@ -206,40 +201,64 @@ class CborCodec:
         return MAGIC + frame_head(len(content)) + content
 
     def call(self, target: At, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> bytes:
+        place = self._places.get((target, path)) or self._place(target, path)
         if args is None:
-            return _call_head(3, target, path)
-        parts = [_call_head(5 if kwargs else 4, target, path), _head(0x80, len(args))]
+            return _READ + place
+        size = len(args)
+        parts = [
+            _CALL_WITH_KWARGS if kwargs else _CALL,
+            place,
+            _LIST_HEADS[size] if size < 256 else _head(0x80, size),
+        ]
         step: str | int = 0
         try:
             for step, value in enumerate(args):  # noqa: B007 - the error names it
-                self._write(parts, value, to_ref)
+                leaf = _LEAVES.get(type(value))
+                if leaf is not None:
+                    parts.append(leaf(value))
+                else:
+                    self._write(parts, value, to_ref)
             if kwargs:
                 parts.append(_head(0xA0, len(kwargs)))
                 for name, value in kwargs.items():
                     step = name
                     parts.append(_text(name))
-                    self._write(parts, value, to_ref)
+                    leaf = _LEAVES.get(type(value))
+                    if leaf is not None:
+                        parts.append(leaf(value))
+                    else:
+                        self._write(parts, value, to_ref)
         except CannotPass as error:
             error.root = "argument"
             error.path.insert(0, step)
             raise
         return b"".join(parts)
 
+    def _place(self, target: At, path: Path) -> bytes:
+        """Where a call goes. Programs call the same few names over and over, so it is noted."""
+        at = _text(target) if isinstance(target, str) else _int(target)
+        place = at + _path(path)
+        if len(place) < _SHORT_PLACE and type(target) is int:
+            if len(self._places) == _PLACES:  # a peer that we forward for may choose them
+                self._places.clear()
+            self._places[target, path] = place
+        return place
+
     def _write(self, parts: list[bytes], value: Any, to_ref: ToRef) -> None:
-        """Append a value that a message carries. Most are leaves, which need no `_Writer`."""
-        leaf = _LEAVES.get(type(value))
-        if leaf is not None:
-            parts.append(leaf(value))
-        else:
-            _Writer(parts, to_ref, self.tracebacks).write(value, self.max_depth)
+        """Append a value that a message carries. Most are leaves, for which nobody asks this."""
+        _Writer(parts, to_ref, self.tracebacks).write(value, self.max_depth)
 
     def word(self, call: bytes, word: int, /) -> bytes:
         return call[:1] + _SMALL_INTS[word] + call[2:]
 
     def resolve(self, id: int, value: Any, to_ref: ToRef, /) -> bytes:
         parts = [_RESOLVE, _int(id)]
+        leaf = _LEAVES.get(type(value))
         try:
-            self._write(parts, value, to_ref)
+            if leaf is not None:
+                parts.append(leaf(value))
+            else:
+                self._write(parts, value, to_ref)
         except CannotPass as error:
             error.root = "the result"
             raise
@@ -251,6 +270,8 @@ class CborCodec:
         return b"".join(parts)
 
     def release(self, answers: list[int], references: list[list[int]], /) -> bytes:
+        if len(answers) == 1 and not references:  # as with each call that is awaited alone
+            return _RELEASE_ONE + _int(answers[0]) + b"\x80"
         parts = [_RELEASE, _head(0x80, len(answers)), *map(_int, answers)]
         return b"".join(parts) + _head(0x80, len(references)) + _plain(references)
 
@@ -272,11 +293,8 @@ class CborCodec:
 
     # Reading.
 
-    def feed(self, data: bytes, /) -> Iterable[bytes | Hello]:
-        frames = self._cutter.feed(data)
-        if self._greeted:
-            return frames
-        return self._greet(frames)
+    def _feed_first(self, data: bytes, /) -> Iterable[bytes | Hello]:
+        return self._greet(self._cutter.feed(data))
 
     def _greet(self, frames: list[bytes]) -> Iterator[bytes | Hello]:
         for frame in frames:
@@ -284,6 +302,7 @@ class CborCodec:
                 yield frame
             else:
                 self._greeted = True
+                self.feed = self._cutter.feed
                 yield _read_hello(frame)
 
     def end(self) -> None:
@@ -293,7 +312,7 @@ class CborCodec:
         self._marked = False
         try:
             # Alone, the decoder would not tell that something stands behind the array.
-            messages, end = self._decode(b"".join((b"\x82", frame, _END)))
+            messages, end = self._decode(b"\x82" + frame + _END)
         except (cbor2.CBORError, RecursionError) as error:
             cause = f": {error.__cause__}" if error.__cause__ else ""
             raise RemoteProtocolError(f"a frame that is not valid: {error}{cause}") from None

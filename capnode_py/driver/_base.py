@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .._cell import REJECTED, Call, Cell
 from .._errors import LocalProtocolError, PeerClosed, PeerLost, Withdrawn, again
+from .._incoming import TOLD
 from .._limits import Limits
 from .._messages import Codec, Hello
-from .._reach import FAR, callable_from_afar, reach
+from .._reach import FAR, IN_THREAD, callable_from_afar, reach
 from .._seam import Host, as_cell
 from .._session import Session
 from .._stub import Promise, Stub
+from .._tables import Running
 
 if TYPE_CHECKING:
     from .._options import Deadlines
@@ -70,7 +72,7 @@ def in_thread(function: F) -> F:
             f"in_thread is for sync handlers, and {function!r} is async: it runs in the "
             "event loop anyway, so leave the decorator out"
         )
-    function.__capnode_in_thread__ = True  # type: ignore[attr-defined, union-attr, unused-ignore]
+    setattr(function, IN_THREAD, True)
     return function
 
 
@@ -82,6 +84,7 @@ class Driver:
         peer: what handlers see as `current_peer()`.
         explain: finds out why the stream ended (a child died); None: `PeerLost` as it stands.
         finalize: the last step of closing (a child is reaped).
+        starting: the calls that wait for their task, and what each is to await, if it has begun.
     """
 
     passes_interrupts = True
@@ -100,7 +103,7 @@ class Driver:
         self.peer: Any = None
         self.explain: Explain | None = None
         self.finalize: Callable[[], Coroutine[Any, Any, None]] | None = None
-        self._starting: deque[tuple[Call | Cell, Any]] = deque()
+        self.starting: deque[tuple[Call | Cell, Any]] = deque()
         self._running: set[Call] = set()
         self._telling = 0
         self._turns = 0
@@ -167,7 +170,7 @@ class Driver:
 
     @abstractmethod
     def launch(self) -> None:
-        """Start a task that takes the oldest of `_starting` when it first runs."""
+        """Start a task that takes the oldest of `starting` when it first runs."""
 
     @abstractmethod
     def launch_eagerly(self, call: Call, awaitable: Any) -> bool:
@@ -193,31 +196,54 @@ class Driver:
         Outside of a turn somebody's code is on the stack, which has called a promise and does not
         expect handlers to run under it: a task is needed then as well.
         """
-        if self._starting or not self._turns:
-            self._starting.append((call, None))
+        if self.starting or not self._turns:
+            self.starting.append((call, None))
             self.launch()
         else:
             self._begin(call)
 
-    @property
-    def starting(self) -> bool:
-        return bool(self._starting)
-
     def fence(self, cell: Cell) -> None:
-        self._starting.append((cell, None))
+        self.starting.append((cell, None))
         self.launch()
 
     def _begin(self, call: Call) -> None:
         awaitable = self._call_handler(call)
-        if awaitable is not None and not self.launch_eagerly(call, awaitable):
-            self._starting.append((call, awaitable))
+        if awaitable is not None:
+            self._go_on(call, awaitable)
+
+    def _go_on(self, call: Call, awaitable: Any) -> None:
+        if not self.launch_eagerly(call, awaitable):
+            self.starting.append((call, awaitable))
             self.launch()
+
+    def run(self, id: int, running: Running) -> Any:
+        """See `session.Driver`: what `_call_handler` does, for a function that is found already."""
+        _, _, function, args = running
+        token = current.set(self.peer)
+        try:
+            result = function(*args)
+        except BaseException as error:
+            self.session.fail(self.session.in_full(id, running), error)
+            if self.passes_interrupts and isinstance(error, KeyboardInterrupt):
+                raise
+            return TOLD
+        finally:
+            current.reset(token)
+
+        if type(result) is CoroutineType or hasattr(type(result), "__await__"):
+            call = self.session.in_full(id, running)
+            if isinstance(result, FAR):
+                self.session.finish(call, result)
+            else:
+                self._go_on(call, result)
+            return TOLD
+        return result
 
     def take_oldest(self) -> tuple[Call, Any] | None:
         """For a new task: the call that has waited longest, and what to await, or None."""
-        if not self._starting:  # the session has ended meanwhile
+        if not self.starting:  # the session has ended meanwhile
             return None
-        call, awaitable = self._starting.popleft()
+        call, awaitable = self.starting.popleft()
         if isinstance(call, Cell):
             call.fulfil(None)
             return None
@@ -245,7 +271,7 @@ class Driver:
                 function = callable_from_afar(result)
                 # Asked of a bound method, a missing attribute costs 300 ns; of its function, 30.
                 inner = function.__func__ if type(function) is MethodType else function
-                if getattr(inner, "__capnode_in_thread__", False):
+                if getattr(inner, IN_THREAD, False):
                     return self.in_worker(
                         functools.partial(_work, function, call.args, call.kwargs)
                     )
@@ -449,8 +475,8 @@ class Driver:
         """The session is over: stop what runs for it, and let go of the stream."""
         for call in list(self._running):
             self.stop(call)
-        while self._starting:
-            item, awaitable = self._starting.popleft()
+        while self.starting:
+            item, awaitable = self.starting.popleft()
             if isinstance(awaitable, CoroutineType):
                 awaitable.close()
             elif isinstance(item, Cell):

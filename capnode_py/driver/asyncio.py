@@ -52,6 +52,7 @@ class AsyncioDriver(Driver):
         self._alarm: asyncio.TimerHandle | None = None
         self._workers: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._woke = False  # a task, in this turn
         super().__init__(**settings)
         os.set_blocking(read_fd, False)
         os.set_blocking(write_fd, False)
@@ -123,13 +124,18 @@ class AsyncioDriver(Driver):
 
     def wait(self, cell: Cell) -> Generator[Any, Any, Any]:
         future = self._loop.create_future()
-        watcher = partial(_wake, future)
+        watcher = partial(self._wake, future)
         cell.watch(watcher)
         try:
             yield from future
         except BaseException:
             cell.unwatch(watcher)
             raise
+
+    def _wake(self, future: asyncio.Future[None], _cell: Cell) -> None:
+        if not future.done():
+            future.set_result(None)
+            self._woke = True
 
     def is_cancellation(self, error: BaseException) -> bool:
         return isinstance(error, asyncio.CancelledError)
@@ -195,6 +201,13 @@ class AsyncioDriver(Driver):
         frames = self.session.flush_turn()
         if frames:
             self._write(frames)
+        if self._woke:
+            self._woke = False
+            if not self._flushing:
+                # Behind the tasks that wake now: what they say leaves in the loop's same round,
+                # where a flush that they ask for would take one more, and one more poll.
+                self._flushing = True
+                self._loop.call_soon(self._flush)
 
     def _end_of_stream(self, cause: OSError | None) -> None:
         self._stop_reading()
@@ -218,7 +231,7 @@ class AsyncioDriver(Driver):
                 self._write_failed(error)
                 return
             if written == len(frames[0]):
-                if self._drained or self.session.keeps:
+                if self._drained or self.session.kept:
                     self.wrote(0)
                 return
             self._unwritten.append(memoryview(frames[0])[written:])
@@ -232,7 +245,7 @@ class AsyncioDriver(Driver):
             self.session.unsent = sum(map(len, self._unwritten))
             self._watch_age()
             self._loop.add_writer(self._write_fd, self._writable)
-        elif self._drained or self.session.keeps:
+        elif self._drained or self.session.kept:
             self.wrote(0)
 
     def _write_some(self) -> int | None:
@@ -336,8 +349,3 @@ class AsyncioDriver(Driver):
                 os.close(fd)
         self._read_fd = self._write_fd = -1
         self._write_ended = True
-
-
-def _wake(future: asyncio.Future[None], _cell: Cell) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -494,7 +494,7 @@ def test_a_value_that_cannot_be_decoded_rejects_one_call_and_not_the_session(
     # As if far had made these:
     promises = [far.index.take() for _ in range(4)]
     far.session.flush()
-    far.session.exports.entries[-1].sent += 4 * _occurrences(bad)
+    far.session.exports.find(-1).sent += 4 * _occurrences(bad)
     tasks = [far.spawn(promise) for promise in promises]
     near.feed(
         raw(

@@ -32,7 +32,8 @@ class Keeper(Target):
 
 def exported(side: FakeDriver) -> dict[int, int]:
     """The ids of its own references that a side holds for the other, with their counts."""
-    return {id: entry.sent for id, entry in side.session.exports.entries.items() if id < 0}
+    exports = side.session.exports
+    return {id: exports.find(id).sent for id in exports.entries if id < 0}
 
 
 def received(side: FakeDriver) -> dict[int, int]:
