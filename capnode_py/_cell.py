@@ -221,6 +221,20 @@ class Cell:
             return True
         return any(not getattr(item, "cancelled", False) for item in self.queue or ())
 
+    def dependents(self) -> set[Cell]:
+        """Itself, and all on this side whose value waits for its own, by way of anything."""
+        found: set[Cell] = set()
+        todo: list[Cell] = [self]
+        while todo:
+            cell = todo.pop()
+            if cell not in found:
+                found.add(cell)
+                calls = (item for item in cell.queue or () if isinstance(item, Call))
+                others = (item for item in cell.watchers or () if isinstance(item, Waiting))
+                waiting = [*(call.reply for call in calls), *(other.cell() for other in others)]
+                todo += [each for each in waiting if each is not None]
+        return found
+
     def unlink(self) -> Cell:
         """Stop following the cell that its value would have come from."""
         link, self.link = self.link, None
@@ -260,12 +274,9 @@ class Cell:
         """Take the outcome of `other`; until then calls through this cell go to it."""
         if self.state >= FULFILLED:
             return
-        cell: Cell | None = other
-        while cell is not None:
-            if cell is self:
-                self.reject(CapnodeError("a promise that waits for itself"))
-                return
-            cell = cell.link
+        if other in self.dependents():
+            self.reject(CapnodeError("a promise that waits for itself"))
+            return
 
         self.task = None
         if other.state < FULFILLED:
@@ -309,16 +320,30 @@ class Cell:
         self.queue = None
 
 
-class _Follower:
-    """The watcher of a cell that follows another. It holds it weakly: a promise that nobody here
-    holds any more lets go of the one that it followed at once, without waiting for a collection."""
+class Waiting:
+    """A watcher on behalf of a cell, whose value waits for the one that is watched.
+
+    It holds it weakly: a promise that nobody here holds any more lets go of those that it waited
+    for at once, without waiting for a collection.
+    """
 
     __slots__ = ("cell",)
+
+    cell: Callable[[], Cell | None]
+
+    def __call__(self, watched: Cell, /) -> None:
+        raise NotImplementedError
+
+
+class _Follower(Waiting):
+    """The watcher of a cell that follows another."""
+
+    __slots__ = ()
 
     def __init__(self, cell: Cell) -> None:
         self.cell = weakref.ref(cell)
 
-    def __call__(self, other: Cell) -> None:
+    def __call__(self, other: Cell, /) -> None:
         cell = self.cell()
         if cell is not None:
             cell.followed(other)

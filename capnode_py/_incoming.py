@@ -252,7 +252,7 @@ class Incoming:
         elif payload.holes:
             # Weakly: a promise that is dropped meanwhile is released at once.
             filled = partial(self._filled, weakref.ref(cell), payload)
-            self._resolved[id] = self._router.fill(payload.holes, filled)
+            self._resolved[id] = self._router.fill(payload.holes, filled, cell)
         else:
             self._settle(cell, payload.root[0], ours=payload.ours)
 

@@ -6,12 +6,12 @@ Only payloads of a marked frame are walked, once. The walk counts every referenc
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
-from ._cell import REJECTED, Call, Cell
-from ._errors import RemoteProtocolError
+from ._cell import REJECTED, Call, Cell, Waiting
+from ._errors import CapnodeError, RemoteProtocolError
 from ._messages import Bad, InSet, Mine, Promised, Ref, Yours, as_set
 
 _REFS = (Mine, Promised, Yours)
@@ -107,22 +107,26 @@ class Holes:
         localize: copies the value of a promise that was made here, as the wire would have; gives
             the copy in a list, and its own holes.
         done: called once, with None or with the error of the first promise that failed.
+        cell: what then has its value, or runs to it; None for a one-way call.
 
     Attributes:
         ours: one of the values names something in our own tables (rule 5).
     """
 
-    __slots__ = ("_done", "_left", "_localize", "_watched", "ours")
+    __slots__ = ("_cell", "_done", "_left", "_localize", "_watched", "ours")
 
     def __init__(
         self,
         localize: Callable[[list[Any]], tuple[list[Any], list[Hole]]],
         done: Callable[[BaseException | None], None],
+        cell: Cell | None,
     ) -> None:
+        # Weakly: a promise that is dropped meanwhile is released at once.
+        self._cell: Callable[[], Cell | None] = _nobody if cell is None else weakref.ref(cell)
         self._localize = localize
         self._done: Callable[[BaseException | None], None] | None = done
         self._left = 0
-        self._watched: list[tuple[Cell, Callable[[Cell], object]]] = []
+        self._watched: list[tuple[Cell, _Fill]] = []
         self.ours = False
 
     def wait(self, holes: list[Hole]) -> None:
@@ -141,13 +145,18 @@ class Holes:
 
     def _watch(self, holes: list[Hole]) -> None:
         self._left += len(holes)
+        waiting = self._cell()
+        circle = waiting.dependents() if waiting is not None else ()
         for container, key, cell in holes:
+            if cell in circle:
+                self._finish(CapnodeError("a promise that waits for itself"))
+                return
             cell.pull()
-            watcher = partial(self._fill, container, key)
+            watcher = _Fill(self, container, key)
             self._watched.append((cell, watcher))
             cell.watch(watcher)
 
-    def _fill(self, container: Any, key: Any, cell: Cell) -> None:
+    def fill(self, container: Any, key: Any, cell: Cell) -> None:
         if self._done is None:
             return
 
@@ -179,6 +188,25 @@ class Holes:
         if done is not None:
             self.abandon()
             done(error)
+
+
+class _Fill(Waiting):
+    """The watcher of a promise in a payload."""
+
+    __slots__ = ("_container", "_holes", "_key")
+
+    def __init__(self, holes: Holes, container: Any, key: Any) -> None:
+        self._holes = holes
+        self._container = container
+        self._key = key
+        self.cell = holes._cell
+
+    def __call__(self, cell: Cell, /) -> None:
+        self._holes.fill(self._container, self._key, cell)
+
+
+def _nobody() -> None:
+    return None
 
 
 def bad_payload(reason: str) -> RemoteProtocolError:

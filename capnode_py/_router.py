@@ -141,7 +141,7 @@ class Router:
         item.target, item.path = target, path
         if item.holes:  # it starts in the step that settles the last of its promises
             holes, item.holes = item.holes, None
-            item.waiting = self.fill(holes, partial(self._filled, item))
+            item.waiting = self.fill(holes, partial(self._filled, item), item.reply)
         else:
             self._start(item)
 
@@ -153,14 +153,15 @@ class Router:
         elif not call.cancelled:
             self._start(call)
 
-    def fill(self, holes: list[Hole], done: Filled) -> Holes | None:
-        """Wait for the promises of a payload. Returns what waits, None if none has to."""
+    def fill(self, holes: list[Hole], done: Filled, cell: Cell | None) -> Holes | None:
+        """Wait for the promises of a payload, for the sake of `cell`. Returns what waits, None if
+        none has to."""
 
         def finished(error: BaseException | None) -> None:
             self._waiting.discard(waiting)
             done(error, ours=waiting.ours)
 
-        waiting = Holes(self._session.localize, finished)
+        waiting = Holes(self._session.localize, finished, cell)
         self._waiting.add(waiting)
         waiting.wait(holes)
         return waiting if waiting in self._waiting else None

@@ -518,7 +518,7 @@ class Session:
                 del error.path[0]
             reply.reject(error)
         else:
-            self._router.fill(holes, filled)
+            self._router.fill(holes, filled, reply)
 
     def fail(self, call: Call, error: BaseException) -> None:
         """The driver tells the outcome of a call: what the handler raised."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import weakref
 from asyncio import CancelledError
@@ -51,6 +52,9 @@ class Thing(Target):
 
 class Three:
     """The hosts and their connections. The middle passes on what it is given, and keeps nothing."""
+
+    left: FakeDriver
+    right: FakeDriver
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
@@ -386,10 +390,8 @@ def test_calls_held_behind_a_ping_end_with_any_of_the_connections(wire: Wire) ->
             getattr(three, hop).hang_up()
             wire.run()
             for task in tasks:
-                try:
-                    task.result()
-                except (PeerLost, RemoteError):
-                    pass
+                with contextlib.suppress(PeerLost, RemoteError):
+                    task.result()  # it is done
             assert thing.log in ([], [0], [0, 1])
             three.near.hang_up()
             three.third.hang_up()

@@ -110,7 +110,7 @@ def test_nothing_is_retained_after_the_last_message(wire: Wire) -> None:
     near.get(near.index.make())
     wire.run()
     del argument, callback
-    assert gone() is callback_gone() is thing.made() is None
+    assert [gone(), callback_gone(), thing.made()] == [None] * 3
     assert len(near.session.imports) == len(far.session.imports) == 1
 
 

@@ -418,6 +418,22 @@ BREAKS = [
         "continue",
         ("protocol::an_unknown_word_ends_the_session[[99]]",),
     ),
+    Break(
+        "8",
+        "a value that waits for itself waits for ever",
+        "_payload.py",
+        "            if cell in circle:\n",
+        "            if False:\n",
+        ("chains::a_circle_of_values_over_the_wire_is_rejected",),
+    ),
+    Break(
+        "8",
+        "a call through a promise that becomes its answer waits for ever",
+        "_cell.py",
+        "                calls = (item for item in cell.queue or () if isinstance(item, Call))\n",
+        "                calls: Any = ()\n",
+        ("chains::promises_that_wait_for_each_other_are_rejected[0-6]",),
+    ),
     # 9. Cancelling.
     Break(
         "9",
