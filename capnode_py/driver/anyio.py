@@ -194,11 +194,19 @@ class AnyioDriver(Driver):
         finally:
             self._group = None
             with anyio.CancelScope(shield=True):
-                await anyio.aclose_forcefully(self._stream)  # type: ignore[arg-type]
+                await self._close_stream()
             if self.session.error is None:  # the loop itself is ending
                 self.session.end(PeerLost("the event loop has ended"))
             self._served = True
             self._do_errands()
+
+    async def _close_stream(self) -> None:
+        """What a stream raises here must not leave this task: on trio it would end the program."""
+        try:
+            with contextlib.suppress(*_BROKEN):  # it is gone already
+                await anyio.aclose_forcefully(self._stream)  # type: ignore[arg-type]
+        except Exception:
+            logger.exception("closing the stream failed")
 
     async def _read(self) -> None:
         cause: BaseException | None = None

@@ -10,6 +10,7 @@ import weakref
 from typing import Any
 
 import anyio
+import anyio.abc
 import anyio.lowlevel
 import pytest
 
@@ -17,6 +18,7 @@ import capnode_py as capnode
 from capnode_py import Limits
 from capnode_py._messages import ABORT, SEND, Hello
 from capnode_py.codec.cbor import CborCodec
+from capnode_py.driver.anyio import DescriptorStream
 
 QUICK = Limits(close_timeout=0.02)
 HELLO = CborCodec(Limits()).hello(Hello(versions=[1]))
@@ -599,3 +601,62 @@ async def test_a_promise_in_a_set_is_refused_at_the_call(any_road):
     with pytest.raises(capnode.CannotPass, match="a promise in a set"):
         near.index.echo({promise})
     assert await promise == 1
+
+
+# Streams that fail where they should only end.
+
+
+class Faulty(anyio.abc.ByteStream):
+    """One end of a pair of sockets, where one method raises what no stream should."""
+
+    def __init__(self, sock: socket.socket, fails: str) -> None:
+        self._inner = DescriptorStream(*[sock.detach()] * 2)
+        self._fails = fails
+        self.failed: list[str] = []
+
+    def _maybe_fail(self, name: str) -> None:
+        if name == self._fails:
+            self.failed.append(name)
+            raise RuntimeError(f"{name} is broken")
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        return await self._inner.receive(max_bytes)
+
+    async def send(self, item: bytes) -> None:
+        await self._inner.send(item)
+
+    async def send_eof(self) -> None:
+        self._maybe_fail("send_eof")
+        await self._inner.send_eof()
+
+    async def aclose(self) -> None:
+        try:
+            await self._inner.aclose()
+        finally:  # it is cancelled where it would wait
+            self._maybe_fail("aclose")
+
+
+@pytest.mark.parametrize("fails", ["send_eof", "aclose"])
+async def test_a_stream_that_fails_to_close_is_logged_and_closed_all_the_same(
+    driver, caplog, fails
+):
+    """D3: closing does not raise, calls say that we closed, and the loop lives."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(HELLO)
+    stream = Faulty(ours, fails)
+    peer = await capnode.attach(stream, limits=QUICK)
+    promise = peer.index.x()
+    await peer.aclose()
+    with pytest.raises(capnode.PeerClosed):
+        await promise
+    await peer.aclose()
+    assert peer.is_closed
+    with theirs:
+        theirs.setblocking(False)
+        await anyio.wait_readable(theirs)
+        while theirs.recv(65536):  # it ends for the other side too
+            await anyio.wait_readable(theirs)
+    while not stream.failed:
+        await anyio.lowlevel.checkpoint()
+    assert f"{fails} is broken" in caplog.text
+    await anyio.lowlevel.checkpoint()
