@@ -27,6 +27,7 @@ from ._errors import (
     CapnodeError,
     LimitExceeded,
     PeerClosed,
+    PeerDied,
     ProtocolError,
     Released,
     RemoteProtocolError,
@@ -740,13 +741,17 @@ class Session:
             self.abort(error)
 
     def end_of_stream(self, lost: BaseException) -> None:
-        """Nothing more will come. `lost` is the cause, unless the stream broke off in mid-frame."""
+        """Nothing more will come. `lost` is the cause, unless the stream broke off in mid-frame,
+        for which a child that died needs no other."""
         try:
             if self.error is None:
                 self._codec.end()
         except ProtocolError as error:
-            error.__cause__ = lost
-            lost = error
+            if isinstance(lost, PeerDied):
+                lost.add_note(str(error))
+            else:
+                error.__cause__ = lost
+                lost = error
         self.end(lost)
 
     def abort(self, error: BaseException) -> None:

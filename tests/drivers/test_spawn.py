@@ -17,7 +17,10 @@ import pytest
 
 import capnode_py as capnode
 from capnode_py import Limits
+from capnode_py._messages import Hello
+from capnode_py.codec.cbor import CborCodec
 
+HELLO = CborCodec(Limits()).hello(Hello(versions=[1]))
 CHILDREN = Path(__file__).parent / "children"
 PLUGIN = [sys.executable, str(CHILDREN / "plugin.py")]
 QUICK = Limits(hello_timeout=0.05, close_timeout=0.02)
@@ -158,6 +161,38 @@ async def test_a_child_killed_from_outside_fails_its_calls(driver):
         os.kill(peer.pid, signal.SIGKILL)
         with pytest.raises(capnode.PeerDied, match="SIGKILL"):
             await promise
+
+
+@TWO_DRIVERS
+async def test_a_child_killed_in_mid_frame_has_died(driver):
+    """D4, D1: it was killed, and did not break the protocol; that it was in mid-frame is a note."""
+    code = (
+        "import os, signal, sys\n"
+        f"os.write(1, bytes.fromhex('{HELLO.hex()}'))\n"
+        "os.read(0, 65536)\n"
+        "os.write(1, bytes.fromhex('5864818301'))\n"  # the head of 100 bytes, and three of them
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    async with capnode.spawn(python(code)) as peer:
+        outcomes: list[BaseException] = []
+
+        async def outcome(promise: Any) -> None:
+            try:
+                await promise
+            except capnode.PeerDied as error:
+                outcomes.append(error)
+
+        async with anyio.create_task_group() as group:
+            promise = peer.index.one()
+            for waited in (promise, promise.two(), peer.index.three):
+                group.start_soon(outcome, waited)
+        with pytest.raises(capnode.PeerDied):
+            await peer.index.later()
+    assert len({id(error) for error in outcomes}) == 3
+    for error in outcomes:
+        assert isinstance(error, capnode.PeerDied)
+        assert error.signal == "SIGKILL"
+        assert "mid-frame, after 5 of 102 bytes" in "".join(error.__notes__)
 
 
 @TWO_DRIVERS
