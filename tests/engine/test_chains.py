@@ -249,12 +249,16 @@ def test_a_path_of_ours_that_comes_home_pipelined_is_read_here(wire: Wire) -> No
     """P10: far passes a path on our index, and a call on it; we see our own objects."""
     far: FakeDriver
     thing = Thing()
+    seen: list[Any] = []
+    index = {
+        "deep": {"things": [thing]},
+        "get": lambda: thing,
+        "take": lambda *values: seen.extend(values),
+    }
     near, far = wire.link(
-        {"deep": {"things": [thing]}, "get": lambda: thing},
+        index,
         {"send": lambda: far.index.take(far.index.deep.things[0], [far.index.get().itself()])},
     )
-    seen: list[Any] = []
-    near.session._seam._get_index()["take"] = lambda *values: seen.extend(values)
     near.get(near.index.send())
     assert seen == [thing, [thing]]
     assert len(near.session.exports) == len(far.session.imports) == 1

@@ -18,7 +18,7 @@ def test_a_reference_that_is_still_held_is_a_leak() -> None:
     kept: list[Any] = []
     near, _far = wire.link(far_index=kept.append)
     near.get(near.index(print))
-    with pytest.raises(AssertionError, match=r"near: export -1: builtin_function_or_method print") as told:
+    with pytest.raises(AssertionError, match=r"near: export -1: builtin.* print") as told:
         wire.check_quiet()
     assert "far: import -1: <Stub #1 of near>" in str(told.value)
     kept.clear()
@@ -31,7 +31,7 @@ def test_a_call_that_is_not_answered_is_a_leak() -> None:
     wire = Wire()
     near, _far = wire.link(far_index=fence.wait)
     task = near.spawn(near.index())
-    for what in ("near: question 1", "far: answer 1", "far: running calls", "near: tasks that wait"):
+    for what in ("near: question 1", "far: answer 1", "far: running", "near: tasks that wait"):
         with pytest.raises(AssertionError, match=what):
             wire.check_quiet()
     fence.set()

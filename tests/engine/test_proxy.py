@@ -82,7 +82,8 @@ def three(wire: Wire) -> Three:
 
 
 def exported(side: FakeDriver) -> dict[int, int]:
-    return {id: entry.sent for id, entry in side.session.exports.entries.items() if id < 0}
+    exports = side.session.exports
+    return {id: exports.find(id).sent for id in exports.entries if id < 0}
 
 
 # Identity.

@@ -55,7 +55,8 @@ class Thing(Target):
 
 
 def exported(side: FakeDriver) -> dict[int, int]:
-    return {id: entry.sent for id, entry in side.session.exports.entries.items() if id < 0}
+    exports = side.session.exports
+    return {id: exports.find(id).sent for id in exports.entries if id < 0}
 
 
 def test_an_object_goes_in_the_turn_after_the_last_stub_and_the_last_promise(wire: Wire) -> None:
