@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 import weakref
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
 
 import pytest
@@ -356,6 +357,31 @@ def test_a_registry_says_what_it_cannot_take() -> None:
     with pytest.raises(KeyError):
         registry.unregister("nothing")
     assert SECRET.decode() not in repr(registry)
+
+
+def forged(cap_id: str) -> str:
+    """The same place, and a proof that is off by one bit."""
+    raw = bytearray(urlsafe_b64decode(cap_id[6:] + "=="))
+    raw[16] ^= 1
+    return cap_id[:6] + urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def test_a_lasting_or_shared_cap_id_with_a_wrong_proof_is_unknown(wire: Wire) -> None:
+    registry = MethodRegistry(secret=SECRET)
+    one, *_ = two_clients(wire, Bank(), registry)
+    lasting, shared = registry.register(len, "len"), capnode.share(len)
+    for cap_id in (lasting, shared):
+        assert one.get(one.peer.reconstruct(cap_id)("four")) == 4
+        with pytest.raises(LookupError):
+            one.get(one.peer.reconstruct(forged(cap_id))("four"))
+    capnode.unshare(forged(shared))
+    assert one.get(one.peer.reconstruct(str(shared))("four")) == 4
+    capnode.unshare(shared)
+
+
+def test_a_lasting_cap_id_is_not_known_from_its_place() -> None:
+    parts = parse(MethodRegistry(secret=SECRET).register(len, "len"))
+    assert parts.place != parts.proof
 
 
 def test_one_object_may_have_two_names(wire: Wire) -> None:
