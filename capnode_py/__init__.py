@@ -19,13 +19,14 @@ them. The map of the package, in reading order:
 `_outbox`        what leaves: frames, pushes or calls, releases
 `_router`        where a call goes: the wire, a queue, or the driver
 `_session`       the engine of one connection
-`driver`         what carries a session: asyncio and uvloop, or anyio (trio, any stream)
+`driver`         what carries a session: asyncio and uvloop, anyio (trio, any stream), or messages
 `_capnode`       Capnode: a host, which is what its connections share
 `_lasting`       MethodRegistry, share: references that outlive a connection
 `_holders`       who holds the targets that want to know
 `_peer`          Peer: what you hold of a connection
 `_options`       stubs with a time limit
 `_leaks`         what is still held, of which type, and where it was made
+`_remote`        Capnode's own face: Remote, stream_from_remote, cap_wrap
 `_doors`         connect, listen, attach, pair
 `_spawn`         a child process, seen by its parent
 `_stdio`         the child's side: serve_stdio, stdio
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from ._lasting import MethodRegistry, share, unshare
     from ._leaks import trace_references
     from ._peer import Peer
+    from ._remote import Remote, Serializer, cap_wrap, stream_from_remote
     from ._spawn import spawn
     from ._stdio import serve_stdio, stdio
     from .driver._base import current_peer, in_thread, wait
@@ -71,7 +73,10 @@ _LAZY = {
     "Listener": "_doors",
     "MethodRegistry": "_lasting",
     "Peer": "_peer",
+    "Remote": "_remote",
+    "Serializer": "_remote",
     "attach": "_doors",
+    "cap_wrap": "_remote",
     "connect": "_doors",
     "current_peer": "driver._base",
     "in_thread": "driver._base",
@@ -81,6 +86,7 @@ _LAZY = {
     "share": "_lasting",
     "spawn": "_spawn",
     "stdio": "_stdio",
+    "stream_from_remote": "_remote",
     "trace_references": "_leaks",
     "unshare": "_lasting",
     "wait": "driver._base",
@@ -117,12 +123,15 @@ __all__ = [
     "Promise",
     "ProtocolError",
     "Released",
+    "Remote",
     "RemoteError",
     "RemoteProtocolError",
+    "Serializer",
     "Stub",
     "Target",
     "attach",
     "by_copy",
+    "cap_wrap",
     "connect",
     "current_peer",
     "in_thread",
@@ -132,6 +141,7 @@ __all__ = [
     "share",
     "spawn",
     "stdio",
+    "stream_from_remote",
     "trace_references",
     "unshare",
     "wait",

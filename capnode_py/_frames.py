@@ -83,6 +83,11 @@ class Cutter:
             position = end
         return frames
 
+    @property
+    def unfinished(self) -> int:
+        """How many bytes have come of what is not whole yet."""
+        return len(self._rest)
+
     def end(self) -> None:
         """The stream has ended.
 

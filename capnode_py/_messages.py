@@ -210,6 +210,10 @@ class Codec(Protocol):
     def feed(self, data: bytes, /) -> Iterable[bytes | Hello]:
         """Cut the stream. Raises `RemoteProtocolError` for what no correct peer sends."""
 
+    @property
+    def unfinished(self) -> int:
+        """How many bytes have come of a frame that is not whole yet."""
+
     def end(self) -> None:
         """The stream has ended: raises `RemoteProtocolError` if it was in mid-frame."""
 

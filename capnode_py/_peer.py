@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 
 from ._capnode import Capnode, checked_index
 from ._cell import Cell
@@ -73,7 +73,7 @@ class Peer:
     def __repr__(self) -> str:
         stats = self.stats()
         state = "closed" if self.is_closed else f"{stats.imports} imports, {stats.exports} exports"
-        return f"<Peer {self.nickname or 'unnamed'}: {state}>"
+        return f"<{type(self).__name__} {self.nickname or 'unnamed'}: {state}>"
 
     @property
     def nickname(self) -> str:
@@ -321,8 +321,13 @@ def application_name() -> str:
 P = TypeVar("P", bound=Peer)
 
 
-def make_peer(kind: type[P], stream: Stream | tuple[int, int], settings: Settings) -> P:
-    """A peer on a stream, or on two descriptors of our own (they may be the same).
+Carrier: TypeAlias = "Stream | tuple[int, int] | None"
+"""A stream; or two descriptors of our own, which may be the same; None: messages, which the caller
+carries."""
+
+
+def make_peer(kind: type[P], stream: Carrier, settings: Settings) -> P:
+    """A peer on what carries its bytes.
 
     It reads from now on; `Driver.open` waits for the other side's hello.
     """
@@ -362,10 +367,11 @@ def make_peer(kind: type[P], stream: Stream | tuple[int, int], settings: Setting
     return peer
 
 
-def make_driver(stream: Stream | tuple[int, int], **parts: Any) -> Driver:
+def make_driver(stream: Carrier, **parts: Any) -> Driver:
     """The driver that fits this stream in this event loop."""
     trio = sys.modules.get("trio")
-    if isinstance(stream, tuple) and not (trio and trio.lowlevel.in_trio_task()):
+    on_trio = trio is not None and trio.lowlevel.in_trio_task()
+    if not on_trio:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -373,6 +379,11 @@ def make_driver(stream: Stream | tuple[int, int], **parts: Any) -> Driver:
                 "no event loop is running: open a connection inside async def main(), run by "
                 "asyncio.run(main()) or trio.run(main)"
             ) from None
+    if stream is None:
+        from .driver.messages import MessageDriver
+
+        return MessageDriver(**parts)
+    if isinstance(stream, tuple) and not on_trio:
         from .driver.asyncio import AsyncioDriver
 
         return AsyncioDriver(*stream, **parts)

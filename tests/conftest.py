@@ -34,12 +34,21 @@ import anyio.lowlevel
 import pytest
 
 import capnode_py as capnode
-from capnode_py import Limits, Peer
+from capnode_py import Limits, Peer, Remote
 from capnode_py._doors import opened
 from capnode_py._peer import Settings, make_peer, make_settings
 
 DRIVERS = ("asyncio", "uvloop", "trio")
-ROADS = ("memory", "socket", "bytewise", "pipes", "tcp", "anyio-stream", "asyncio-streams")
+ROADS = (
+    "memory",
+    "socket",
+    "bytewise",
+    "pipes",
+    "tcp",
+    "anyio-stream",
+    "asyncio-streams",
+    "messages",
+)
 HANGS_AFTER = 20.0
 """Seconds after which a test is ended from inside, with the line where it waits."""
 
@@ -83,8 +92,8 @@ def _named(metafunc: pytest.Metafunc, marker: str, default: tuple[str, ...]) -> 
 def _roads(metafunc: pytest.Metafunc, asked: str, driver: str) -> list[str]:
     if asked == "road":
         roads = _named(metafunc, "roads", ROADS)
-    else:  # asyncio has a driver of its own for descriptors, and the general one for the rest
-        roads = ("socket", "memory") if driver == "asyncio" else ("socket",)
+    else:  # asyncio has a driver of its own for descriptors, and the general one for other streams
+        roads = ("socket", "memory", "messages") if driver == "asyncio" else ("socket",)
     return [road for road in roads if driver != "trio" or road != "asyncio-streams"]
 
 
@@ -302,6 +311,13 @@ class Road:
             capnode.attach(one_streams, **near.of_door()),
             capnode.attach(other_streams, **far.of_door()),
         )
+
+    async def _messages(self, near: _Settings, far: _Settings) -> tuple[Peer, Peer]:
+        one = make_peer(Remote, None, near.of_peer())
+        other = make_peer(Remote, None, far.of_peer())
+        one.add_remote_message_listener(other.receive_message)
+        other.add_remote_message_listener(one.receive_message)
+        return await _both(opened(one), opened(other))
 
 
 def _held(peer: Peer) -> tuple[int, int]:

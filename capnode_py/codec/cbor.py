@@ -305,6 +305,10 @@ class CborCodec:
                 self.feed = self._cutter.feed
                 yield _read_hello(frame)
 
+    @property
+    def unfinished(self) -> int:
+        return self._cutter.unfinished
+
     def end(self) -> None:
         self._cutter.end()
 

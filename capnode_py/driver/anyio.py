@@ -42,28 +42,16 @@ class Stream(Protocol):
     async def aclose(self) -> None: ...
 
 
-class AnyioDriver(Driver):
-    """See the module. The driver owns `stream`, and closes it."""
+class LoopDriver(Driver):
+    """What is the same for every anyio loop, whatever carries the bytes."""
 
     passes_interrupts = False  # its tasks belong to no caller, and on trio to the loop itself
 
-    def __init__(self, stream: Stream, **settings: Any) -> None:
-        self._stream = stream
+    def __init__(self, **settings: Any) -> None:
         self._thread = threading.get_ident()
         self._call_soon = _call_soon()
-        self._errands: deque[Callable[[], object]] = deque()
-        self._errand = anyio.Event()
-        self._release = anyio.Event()
-        self._something = anyio.Event()
-        self._written = anyio.Event()
-        self._eof = anyio.Event()
-        self._over = anyio.Event()
-        self._group: anyio.abc.TaskGroup | None = None
-        self._progress = 0
-        self._write_ended = self._served = False
         self._workers = anyio.CapacityLimiter(math.inf)
         super().__init__(**settings)
-        self.background(self._serve)
 
     def here(self) -> bool:
         return threading.get_ident() == self._thread
@@ -84,6 +72,58 @@ class AnyioDriver(Driver):
 
     def background(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         start_background(run)
+
+    def wait(self, cell: Cell) -> Generator[Any, Any, Any]:
+        event = anyio.Event()
+        watcher = partial(_set, event)
+        cell.watch(watcher)
+        try:
+            yield from event.wait().__await__()
+        except BaseException:
+            cell.unwatch(watcher)
+            raise
+
+    def is_cancellation(self, error: BaseException) -> bool:
+        return isinstance(error, anyio.get_cancelled_exc_class())
+
+    def launch_eagerly(self, call: Call, awaitable: Any) -> bool:
+        return False
+
+    async def _run_oldest(self) -> None:
+        oldest = self.take_oldest()
+        if oldest is None:
+            return
+        call, awaitable = oldest
+        with anyio.CancelScope() as scope:
+            call.handle = scope
+            await self.await_handler(call, awaitable)
+
+    def stop(self, call: Call) -> None:
+        if call.handle is not None:
+            call.handle.cancel()
+
+    def in_worker(self, run: Callable[[], Any]) -> Awaitable[Any]:
+        # Without a bound: a handler may wait for a callback that waits for a handler ...
+        return anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._workers)
+
+
+class AnyioDriver(LoopDriver):
+    """See the module. The driver owns `stream`, and closes it."""
+
+    def __init__(self, stream: Stream, **settings: Any) -> None:
+        self._stream = stream
+        self._errands: deque[Callable[[], object]] = deque()
+        self._errand = anyio.Event()
+        self._release = anyio.Event()
+        self._something = anyio.Event()
+        self._written = anyio.Event()
+        self._eof = anyio.Event()
+        self._over = anyio.Event()
+        self._group: anyio.abc.TaskGroup | None = None
+        self._progress = 0
+        self._write_ended = self._served = False
+        super().__init__(**settings)
+        self.background(self._serve)
 
     def soon(self, run: Callable[[], object]) -> bool:
         self._errands.append(run)
@@ -137,44 +177,11 @@ class AnyioDriver(Driver):
             self._releasing = False
             self.wake()
 
-    def wait(self, cell: Cell) -> Generator[Any, Any, Any]:
-        event = anyio.Event()
-        watcher = partial(_set, event)
-        cell.watch(watcher)
-        try:
-            yield from event.wait().__await__()
-        except BaseException:
-            cell.unwatch(watcher)
-            raise
-
-    def is_cancellation(self, error: BaseException) -> bool:
-        return isinstance(error, anyio.get_cancelled_exc_class())
-
     # Handlers.
 
     def launch(self) -> None:
         if self._group is not None:
             self._group.start_soon(self._run_oldest)
-
-    def launch_eagerly(self, call: Call, awaitable: Any) -> bool:
-        return False
-
-    async def _run_oldest(self) -> None:
-        oldest = self.take_oldest()
-        if oldest is None:
-            return
-        call, awaitable = oldest
-        with anyio.CancelScope() as scope:
-            call.handle = scope
-            await self.await_handler(call, awaitable)
-
-    def stop(self, call: Call) -> None:
-        if call.handle is not None:
-            call.handle.cancel()
-
-    def in_worker(self, run: Callable[[], Any]) -> Awaitable[Any]:
-        # Without a bound: a handler may wait for a callback that waits for a handler ...
-        return anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._workers)
 
     # Reading and writing.
 
