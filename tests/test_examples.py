@@ -96,6 +96,12 @@ def test_two_services_on_a_unix_socket_call_each_other(tmp_path):
             warehouse.kill()
 
 
+def test_two_queues_carry_a_connection_to_a_child_process():
+    out, err = run(EXAMPLES / "queue_transport.py")
+    assert out.splitlines() == ["{'bee': 3, 'wasp': 4}"]
+    assert err == ""
+
+
 @pytest.mark.parametrize(
     "path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: str(path.relative_to(EXAMPLES))
 )

@@ -70,8 +70,10 @@ class MessageDriver(LoopDriver):
 
     def _soon_or_never(self, run: Callable[[], object]) -> None:
         if not self.soon(run):
-            self._closing = True  # there is nothing to close, and no loop to do it in
+            self._closing = True  # there is no loop to do it in
             self.session.end(PeerLost("the event loop of this connection has ended"))
+            self.release_stream()
+            self._closed.set()
 
     async def _flush_releases(self) -> None:
         await anyio.sleep(RELEASE_DELAY)

@@ -3,6 +3,7 @@ README."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import gc
@@ -339,9 +340,7 @@ async def test_cap_wrap_lets_go_of_each_function_whose_stub_is_dropped():
 
 
 @pytest.mark.drivers("asyncio")
-async def test_a_stub_of_cap_wrap_is_lost_with_its_event_loop():
-    import asyncio
-
+async def test_what_outlives_its_event_loop_is_lost():
     def in_a_loop(make: Callable[[], Awaitable[Any]]) -> Any:
         async def main():
             return await make()
@@ -349,10 +348,20 @@ async def test_a_stub_of_cap_wrap_is_lost_with_its_event_loop():
         with asyncio.Runner() as runner:
             return runner.run(main())
 
-    def in_two_loops() -> None:
-        stub = in_a_loop(lambda: capnode.cap_wrap(transform))
+    async def make() -> tuple[Any, Remote]:
+        return await capnode.cap_wrap(transform), Capnode().create_remote()
+
+    async def use(stub: Any, remote: Remote) -> None:
+        with pytest.raises(capnode.PeerLost, match="the event loop of this connection has ended"):
+            await stub("beep")
+        remote.receive_message(b"nobody is there to read it")
         with pytest.raises(capnode.PeerLost, match="event loop"):
-            in_a_loop(lambda: stub("beep"))
+            await remote.request_index()
+        await remote.aclose()
+
+    def in_two_loops() -> None:
+        made = in_a_loop(make)
+        in_a_loop(lambda: use(*made))
 
     await asyncio.to_thread(in_two_loops)
 
