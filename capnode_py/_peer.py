@@ -73,7 +73,7 @@ class Peer:
     def __repr__(self) -> str:
         stats = self.stats()
         state = "closed" if self.is_closed else f"{stats.imports} imports, {stats.exports} exports"
-        return f"<{type(self).__name__} {self.nickname or 'unnamed'}: {state}>"
+        return f"<Peer {self.nickname or 'unnamed'}: {state}>"
 
     @property
     def nickname(self) -> str:

@@ -60,6 +60,9 @@ class Remote(Peer):
     _driver: MessageDriver
     _serializer: Serializer | None = None
 
+    def __repr__(self) -> str:
+        return super().__repr__().replace("Peer", "Remote", 1)
+
     def receive_message(self, message: Any) -> None:
         """A message of the other side has come. From any thread; it is handled in the event loop.
 
