@@ -263,12 +263,12 @@ class Cell:
     def fulfil(self, value: Any) -> None:
         """The value has come. Does nothing if the cell is settled already."""
         if self.state < FULFILLED:
-            self._settle(FULFILLED, value)
+            self.settle(FULFILLED, value)
 
     def reject(self, error: BaseException) -> None:
         """The value will never come. Does nothing if the cell is settled already."""
         if self.state < FULFILLED:
-            self._settle(REJECTED, error)
+            self.settle(REJECTED, error)
 
     def follow(self, other: Cell) -> None:
         """Take the outcome of `other`; until then calls through this cell go to it."""
@@ -292,9 +292,10 @@ class Cell:
     def followed(self, other: Cell) -> None:
         """`other`, which this cell follows, is settled."""
         if self.state < FULFILLED:
-            self._settle(other.state, other.value)
+            self.settle(other.state, other.value)
 
-    def _settle(self, state: int, value: Any) -> None:
+    def settle(self, state: int, value: Any) -> None:
+        """It is PENDING or HELD, and is now FULFILLED or REJECTED."""
         self.value = value
         self.task = None
         if self.queue is not None:
@@ -379,13 +380,13 @@ class Answer(Cell):
         if self.link is not None:
             self.link.pull()
 
-    def _settle(self, state: int, value: Any) -> None:
+    def settle(self, state: int, value: Any) -> None:
         if self.queue is None and self.watchers is None:  # as for nearly all answers
             self.value = value
             self.task = self.link = None
             self.state = state
         else:
-            Cell._settle(self, state, value)
+            Cell.settle(self, state, value)
         if self.pulled == PULLED:
             self.session.answer(self)
         elif state == FULFILLED:

@@ -56,6 +56,12 @@ class Cutter:
         Raises:
             RemoteProtocolError: the stream is not one of frames, or a frame is over the limit.
         """
+        if self._opened and not self._rest:
+            size = len(data)
+            if 1 < size == data[0] - (_BYTE_STRING - 1) < 25:
+                return [data[1:]]  # one small frame, as most reads are
+            if 2 < size == data[1] + 2 and data[0] == _BYTE_STRING + 24:
+                return [data[2:]]
         if self._rest:
             self._rest += data
             if len(self._rest) < self._need:
@@ -63,8 +69,6 @@ class Cutter:
             data = bytes(self._rest)
             self._rest.clear()
 
-        if self._opened and data and data[0] == _BYTE_STRING - 1 + len(data) < _BYTE_STRING + 24:
-            return [data[1:]]  # one small frame, as most reads are
         position = 0 if self._opened else self._open(data)
         frames: list[bytes] = []
         size = len(data)

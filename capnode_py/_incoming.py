@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from . import _tables
-from ._cell import FULFILLED, PULLED, Answer, Call, Cell, Position
+from ._cell import FULFILLED, PULLED, UNDECIDED, Answer, Call, Cell, Position
 from ._errors import LocalProtocolError, PeerLost, RemoteError, RemoteProtocolError, Withdrawn
 from ._messages import (
     ABORT,
@@ -71,6 +71,7 @@ class Incoming:
         self._exports = session.exports
         self._seam = seam
         self._router = router
+        self._is_open = router.is_open
         self._driver = driver
         self._marked = False  # the frame in hand holds references
         self._share = 0  # its bytes, for each of its messages
@@ -81,7 +82,7 @@ class Incoming:
         self.heard_bye = False
         self._words: dict[int, Callable[[list[Any]], None]] = {
             CALL: self._usual_call,
-            PUSH: self._call,
+            PUSH: self._usual_call,
             PULL: self._pull,
             SEND: self._send,
             RESOLVE: self._resolve,
@@ -100,20 +101,19 @@ class Incoming:
         Raises:
             RemoteProtocolError: no correct peer sends this.
         """
-        self.messages += len(messages)
+        many = len(messages)
+        self.messages += many
         self._marked = marked
-        if len(messages) == 1:
-            self._share = size
-            self._cancelled = _NONE
-        else:
-            self._share = size // (len(messages) or 1)
+        self._share = size
+        self._cancelled = _NONE
+        if many != 1:
+            self._share = size // (many or 1)
             self._cancelled = _cancelled(messages)
         session = self._session
-        words = self._words
         for message in messages:
             try:
                 word = message[0]
-                handle = words[word]
+                handle = self._words[word]
             except (LookupError, TypeError):
                 raise RemoteProtocolError(f"an unknown word: {_shorten(message)}") from None
             if type(word) is not int:  # True and 1.0 equal 1
@@ -128,34 +128,37 @@ class Incoming:
         them, which saves two thirds of the work. All else goes the general way, `_call`."""
         if self._marked or self._cancelled or len(message) != 4 or self.heard_bye:
             return self._call(message)
-        _, target, path, args = message
+        word, target, path, args = message
         exports = self._exports
         entries = exports.entries
         entry = entries.get(target) if type(target) is int else None
         if type(entry) is Export:
             value = entry.value if target else self._seam.get_index()
-        elif type(entry) is tuple and len(entry) == 1:
-            (value,) = entry
+        elif type(entry) is tuple and len(entry) == 2:
+            value = entry[0]
         else:
             return self._call(message)
         if type(path) is not list or type(args) is not list or self._driver.starting:
             return self._call(message)
         function = plain_function(value, path)
-        if function is None or len(entries) >= exports.max or not self._router.is_open():
+        if function is None or len(entries) >= exports.max or not self._is_open():
             return self._call(message)
 
         exports.last_answer = id = exports.last_answer + 1
-        entries[id] = running = (value, path, function, args)
+        entries[id] = running = (function, value, message)
         if _tables.trace is not None:
             _tables.trace(exports, id)
         result = self._driver.run(id, running)
         if result is TOLD:
             return None
-        if entries.get(id) is running:
-            entries[id] = (result,)
+        if entries.get(id) is not running:
+            self._session.finish(self._session.in_full(id, running), result)
+        elif word == CALL:
+            entries[id] = (result, PULLED)
             self._session.send_value(id, result)
         else:
-            self._session.finish(self._session.in_full(id, running), result)
+            entries[id] = (result, UNDECIDED)
+            self._session.hold(id, result)
         return None
 
     def _call(self, message: list[Any]) -> None:
@@ -241,7 +244,7 @@ class Incoming:
             if type(held) is Cell:
                 del self._imports.entries[id]
                 self._session.release_answer(id)
-                held.fulfil(value)
+                held.settle(FULFILLED, value)
                 return
         cell = self._outcome_of(id)
         payload = self._payload([value])
@@ -338,7 +341,8 @@ class Incoming:
             raise _malformed(message)
         for answer in self._exports.release_answers(answers):
             self._freed_rejected(answer)
-        self._session.let_go_of(answers)
+        if self._session.kept_alive:
+            self._session.let_go_of(answers)
         for pair in references:
             if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not int or pair[0] > -1:
                 raise RemoteProtocolError(f"release of {pair!r} as a reference")

@@ -91,7 +91,7 @@ def _site(table: ImportTable | ExportTable) -> str:
         if code is _FINISH:
             return f"in the result of {frame.f_locals['call']!r}"
         if code is _USUAL and "result" in frame.f_locals:
-            target, path, _, _ = frame.f_locals["running"]
+            _, target, (_, _, path, _) = frame.f_locals["running"]
             incoming = frame.f_locals["self"]
             call = Call(incoming._session, target, tuple(path), None, None, None)
             return f"in the result of {call!r}"

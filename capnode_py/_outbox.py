@@ -17,6 +17,7 @@ from ._tables import Import
 FRAME_CLOSES_AT = 64 * 1024
 """A frame is closed at this size even in mid-turn, so that the other side can start."""
 
+_NO_REFERENCES: list[list[int]] = []
 _RELEASES_A_MESSAGE = 1000  # so that a release is a small message, and
 _RELEASE_SIZE = 40  # bytes for each in it, so that it is below any limit of the other side
 
@@ -40,26 +41,34 @@ class Outbox:
         self._undecided: list[tuple[int, Import]] = []  # which of `_open` are calls, and of what
         self._closed: list[bytes] = []
         self._before = 0  # how much of `size` is not in the open frame
+        self._full = 0  # at which size that is to be closed, unless the other side takes less
         self._hello = b""
         self._answered: list[int] = []
         self._dropped: dict[int, int] = {}
         self.size = 0
         self.messages = 0
         self.bytes = 0
-        self.max_frame = FRAME_CLOSES_AT  # what the other side takes, once its hello has said so
+        self.limit(FRAME_CLOSES_AT)
+
+    def limit(self, max_frame: int) -> None:
+        """What the other side takes, as its hello has said."""
+        self._max_frame = max_frame
+        self._closes_at = min(FRAME_CLOSES_AT, max_frame + 1)
+        self._full = self._before + self._closes_at
 
     def add(self, message: bytes, question: Import | None = None) -> None:
         """Append a message; a call comes with its question, whose word is still open."""
         if not self.size:
             self._wake()
         size = self.size + len(message)
-        if size - self._before > self.max_frame and self._open:
+        full = size >= self._full
+        if full and self._open and size - self._before > self._max_frame:
             self._close_frame()
         if question is not None:
             self._undecided.append((len(self._open), question))
         self._open.append(message)
         self.size = size
-        if size - self._before >= FRAME_CLOSES_AT:
+        if full and size - self._before >= FRAME_CLOSES_AT:
             self._close_frame()
 
     def add_raw(self, data: bytes) -> None:
@@ -68,6 +77,7 @@ class Outbox:
         self.bytes += len(data)
         self.size += len(data)
         self._before += len(data)
+        self._full += len(data)
         self._wake()
 
     def release_answer(self, id: int) -> None:
@@ -86,18 +96,27 @@ class Outbox:
         """The frames to be written now. Releases come last: earlier messages may name the ids."""
         if self._answered or self._dropped:
             self._add_releases()
-        if self._open:
-            self._close_frame()
+        self.size = 0
+        if not self._before:  # nothing but the open frame, as in nearly all turns
+            return [self._frame()] if self._open else []
 
         closed, self._closed = self._closed, []
-        self.size = self._before = 0
+        if self._open:
+            closed.append(self._frame())
+        self._before = 0
+        self._full = self._closes_at
         if self._hello:
             closed[:1] = [self._hello + (closed[0] if closed else b"")]  # in one piece
             self._hello = b""
         return closed
 
     def _add_releases(self) -> None:
-        most = min(_RELEASES_A_MESSAGE, self.max_frame // _RELEASE_SIZE)
+        if len(self._answered) == 1 and not self._dropped:  # as with each call awaited alone
+            self._open.append(self._codec.release(self._answered, _NO_REFERENCES))
+            self._answered = []
+            return
+
+        most = min(_RELEASES_A_MESSAGE, self._max_frame // _RELEASE_SIZE)
         if not self._dropped and len(self._answered) <= most:
             # One small message, and the frame is closed next: `add` has nothing to decide.
             self._open.append(self._codec.release(self._answered, []))
@@ -119,17 +138,21 @@ class Outbox:
         self._answered.clear()
         self._dropped.clear()
         self.size = self._before = len(self._hello)
+        self._full = self._before + self._closes_at
 
     def _close_frame(self) -> None:
-        messages = self._open
+        self._closed.append(self._frame())
+        self._before = self.size
+        self._full = self.size + self._closes_at
+
+    def _frame(self) -> bytes:
+        messages, self._open = self._open, []
         if self._undecided:
             self._decide(messages)
-        self.messages += len(messages)
-        self._open = []
-        self._before = self.size
         frame = self._codec.frame(messages)
+        self.messages += len(messages)
         self.bytes += len(frame)
-        self._closed.append(frame)
+        return frame
 
     def _decide(self, messages: list[bytes]) -> None:
         """Decide the words of the calls."""

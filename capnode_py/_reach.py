@@ -104,28 +104,23 @@ def plain_function(value: Any, path: list[Any]) -> Callable[..., Any] | None:
     None: it is something else, and `reach` and `callable_from_afar` say what. This runs no user
     code, and costs a third of those two.
     """
-    found = value
-    method = False
-    if path:
-        kind = type(value)
-        name = path[0]
-        if len(path) > 1 or type(name) is not str:
-            return None
-        if kind is dict:
-            found = value.get(name)
-        elif issubclass(kind, Target) and kind not in _copied and name[:1] not in _PRIVATE:
-            method = True
-            for cls in kind.__mro__:
-                found = cls.__dict__.get(name, _MISSING)
+    kind = type(value)
+    owner: type | None = None
+    if len(path) == 1 and type(name := path[0]) is str:
+        if issubclass(kind, Target):
+            if name[:1] in _PRIVATE or kind in _copied:
+                return None
+            for owner in kind.__mro__:
+                found = owner.__dict__.get(name, _MISSING)
                 if found is not _MISSING:
-                    if cls is Target:
-                        return None
                     break
         else:
-            return None
-    if type(found) is not FunctionType or getattr(found, IN_THREAD, False):
+            found = value.get(name) if kind is dict else None
+    else:
+        found = None if path else value
+    if type(found) is not FunctionType or owner is Target or getattr(found, IN_THREAD, False):
         return None
-    return MethodType(found, value) if method else found
+    return found if owner is None else MethodType(found, value)
 
 
 def callable_from_afar(value: Any) -> Callable[..., Any]:

@@ -50,6 +50,7 @@ class Router:
     ) -> None:
         self._session = session
         self._limits = limits
+        self._high_water = limits.high_water
         self._start = start
         self._backlog = backlog
         self.kept: deque[Call | Position] = deque()
@@ -77,7 +78,7 @@ class Router:
 
     def is_open(self) -> bool:
         """May what comes now go on at once?"""
-        return not self.kept and self._backlog() <= self._limits.high_water
+        return not self.kept and self._backlog() <= self._high_water
 
     def relieve(self) -> None:
         """The backlog has shrunk: go on with what was kept, while it stays low."""

@@ -116,6 +116,7 @@ class Session:
         said_bye: no more calls from us.
         bytes_received: since the beginning.
         kept: the calls of the other side that wait until the backlog shrinks.
+        kept_alive: the targets that want to know who holds them, by the entry that does.
         incoming: what has come from the other side.
     """
 
@@ -135,7 +136,7 @@ class Session:
         self._hello = hello
         self._host = host
         self._get_index = get_index
-        self._kept_alive: dict[int, list[Target]] = {}
+        self.kept_alive: dict[int, list[Target]] = {}
         self._max_message = limits.max_frame
         self._notes: deque[Import] = deque()
         self._noted = False
@@ -460,7 +461,7 @@ class Session:
                 export.value.pull()
                 export.value.watch(partial(self._resolve_export, export))
             elif isinstance(export.value, _MAY_HOLD):
-                self._hold(export.id, export.value)
+                self.hold(export.id, export.value)
 
     def control(self, word: int, *fields: Any) -> None:
         message = self._codec.control(word, *fields)
@@ -563,30 +564,29 @@ class Session:
 
     # Targets that want to know when nobody holds them any more: those with a `_released`.
 
-    def _hold(self, id: int, value: Any) -> None:
+    def hold(self, id: int, value: Any) -> None:
         """The other side holds what is in `value`, by the entry `id`."""
         targets = held_targets(value)
         if targets:
-            self._kept_alive[id] = targets
+            self.kept_alive[id] = targets
             for target in targets:
                 self._host.hold(target, self, id)
 
     def let_go(self, id: int) -> None:
         """The entry `id` is gone."""
-        for target in self._kept_alive.pop(id, ()):
+        for target in self.kept_alive.pop(id, ()):
             if self._host.let_go(target, self, id):
                 self._driver.tell(target._released)  # type: ignore[attr-defined]
 
     def let_go_of(self, answers: list[int]) -> None:
         """These entries are gone."""
-        if self._kept_alive:
-            for id in answers:
-                self.let_go(id)
+        for id in answers:
+            self.let_go(id)
 
     def keep(self, answer: Answer) -> None:
         """The value of an answer is here, and was not asked for: calls go through it."""
         if self._is_held(answer):
-            self._hold(answer.id, answer.value)
+            self.hold(answer.id, answer.value)
 
     def answer(self, answer: Answer) -> None:
         """An answer that was asked for is settled."""
@@ -730,13 +730,13 @@ class Session:
         self.bytes_received += len(data)
         try:
             for item in self._codec.feed(data):
-                if self.error is not None:
-                    return
-                if type(item) is Hello:
-                    self._greet(item)
-                else:
+                if type(item) is bytes:
                     messages, marked = self._codec.decode(item)
                     self.incoming.frame(messages, marked, len(item))
+                    if self.error is not None:
+                        return
+                else:
+                    self._greet(cast(Hello, item))
         except ProtocolError as error:
             self.abort(error)
 
@@ -784,7 +784,7 @@ class Session:
         if last is not None:
             self._outbox.add(last)
         self._driver.ended()
-        for id in list(self._kept_alive):
+        for id in list(self.kept_alive):
             self.let_go(id)
 
     def _greet(self, hello: Hello) -> None:
@@ -805,9 +805,9 @@ class Session:
         if hello.application and self._codec.where == UNNAMED:
             self._codec.where = hello.application
         self._max_message = hello.max_frame - _AROUND_MESSAGE
-        self._outbox.max_frame = self._max_message
+        self._outbox.limit(self._max_message)
         self._codec.max_depth = min(self._codec.max_depth, hello.max_depth)
-        self._hold(0, self._get_index())
+        self.hold(0, self._get_index())
         self._driver.greeted()
 
 

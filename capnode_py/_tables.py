@@ -11,9 +11,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ._cell import FULFILLED, PULLED, REJECTED, Answer, Call, Cell
+from ._cell import FULFILLED, PULLED, REJECTED, UNDECIDED, Answer, Call, Cell
 from ._errors import LimitExceeded, RemoteProtocolError
-from ._messages import Step
+from ._messages import CALL
 from ._stub import Stub
 
 trace: Callable[[Any, int], None] | None = None
@@ -121,10 +121,10 @@ class Export:
         self.announced = False
 
 
-Sent = tuple[Any]
-Running = tuple[Any, list[Step], Callable[..., Any], list[Any]]
-"""The answer of a usual call (`Incoming._at_once`): its value, which was sent; and, before it, the
-call's target, path, function and args. Most answers are not named before they are released, and
+Running = tuple[Callable[..., Any], Any, list[Any]]
+Done = tuple[Any, int]
+"""The answer of a usual call (`Incoming._usual_call`): first its function, target and message, then
+its value, and `pulled` if that was sent. Most answers are not named before they are released, and
 need be no more than this; one that is becomes an `Answer` (`ExportTable.find`)."""
 
 
@@ -134,7 +134,7 @@ class ExportTable:
     def __init__(self, session: Any, max_exports: int) -> None:
         self._session = session
         self.max = max_exports
-        self.entries: dict[int, Export | Answer | Running | Sent] = {}
+        self.entries: dict[int, Export | Answer | Running | Done] = {}
         self._by_key: dict[object, Export] = {}
         self.last_answer = 0
         self._last_export = 0
@@ -180,15 +180,15 @@ class ExportTable:
             entry = self.entries[id] = self.in_full(id, entry)
         return entry
 
-    def in_full(self, id: int, entry: Running | Sent) -> Answer:
-        """The answer that `entry` stands for, whose call has been asked for its value."""
+    def in_full(self, id: int, entry: Running | Done) -> Answer:
+        """The answer that `entry` stands for."""
         answer = Answer(self._session, id)
-        answer.pulled = PULLED
-        if len(entry) == 1:
+        if len(entry) == 2:
             answer.state = FULFILLED
-            answer.value = entry[0]
+            answer.value, answer.pulled = entry
         else:
-            target, path, _, args = entry
+            _, target, (word, _, path, args) = entry
+            answer.pulled = PULLED if word == CALL else UNDECIDED
             answer.task = call = Call(self._session, target, tuple(path), args, {}, answer)
             call.started = True
         return answer

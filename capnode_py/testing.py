@@ -440,7 +440,8 @@ class FakeDriver(Driver):
             super().start(call)
 
     def run(self, id: int, running: Running) -> Any:
-        self.started.append(".".join(map(str, running[1])) or running[2].__name__)
+        function, _, (_, _, path, _) = running
+        self.started.append(".".join(map(str, path)) or function.__name__)
         if self.holding:
             self.held.append(self.session.in_full(id, running))
             return TOLD

@@ -98,11 +98,12 @@ _RELEASE_ONE = _RELEASE + _LIST_HEADS[1]
 _READ = _LIST_HEADS[3] + _SMALL_INTS[CALL]
 _CALL = _LIST_HEADS[4] + _SMALL_INTS[CALL]
 _CALL_WITH_KWARGS = _LIST_HEADS[5] + _SMALL_INTS[CALL]
-_SMALL_FRAMES = [[frame_head(size + 1) + _LIST_HEADS[n] for size in range(23)] for n in range(24)]
+_FRAME_HEADS = [frame_head(n) for n in range(256)]
 _ERROR_HEAD = _head(0xC0, TAG_ERROR)
 _SET_HEAD = _head(0xC0, 258)
 _NONE, _TRUE, _FALSE = b"\xf6", b"\xf5", b"\xf4"
 _pack_short = struct.Struct(">BH").pack
+_pack_long = struct.Struct(">BI").pack
 _pack_float = struct.Struct(">Bd").pack
 
 
@@ -111,6 +112,8 @@ def _int(value: int) -> bytes:
         return _SMALL_INTS[value]
     if 0 <= value < 0x10000:
         return _pack_short(0x19, value)
+    if 0 <= value < 0x1_0000_0000:
+        return _pack_long(0x1A, value)
     if 0 <= value < 1 << 64:
         return _head(0x00, value)
     if -(1 << 64) <= value < 0:
@@ -213,8 +216,10 @@ class CborCodec:
         step: str | int = 0
         try:
             for step, value in enumerate(args):  # noqa: B007 - the error names it
-                leaf = _LEAVES.get(type(value))
-                if leaf is not None:
+                kind = type(value)
+                if kind is int and -1 < value < 256:
+                    parts.append(_SMALL_INTS[value])
+                elif (leaf := _LEAVES.get(kind)) is not None:
                     parts.append(leaf(value))
                 else:
                     self._write(parts, value, to_ref)
@@ -252,13 +257,12 @@ class CborCodec:
         return call[:1] + _SMALL_INTS[word] + call[2:]
 
     def resolve(self, id: int, value: Any, to_ref: ToRef, /) -> bytes:
-        parts = [_RESOLVE, _int(id)]
         leaf = _LEAVES.get(type(value))
         try:
             if leaf is not None:
-                parts.append(leaf(value))
-            else:
-                self._write(parts, value, to_ref)
+                return _RESOLVE + _int(id) + leaf(value)
+            parts = [_RESOLVE, _int(id)]
+            self._write(parts, value, to_ref)
         except CannotPass as error:
             error.root = "the result"
             raise
@@ -286,10 +290,11 @@ class CborCodec:
 
     def frame(self, messages: list[bytes], /) -> bytes:
         content = b"".join(messages)
-        if len(content) < 23 and len(messages) < 24:  # one small message, as most frames hold
-            return _SMALL_FRAMES[len(messages)][len(content)] + content
+        size = len(content)
+        if size < 254 and len(messages) < 24:  # a few small ones, as most frames hold
+            return _FRAME_HEADS[size + 1] + _LIST_HEADS[len(messages)] + content
         head = _head(0x80, len(messages))
-        return b"".join((frame_head(len(head) + len(content)), head, content))
+        return b"".join((frame_head(len(head) + size), head, content))
 
     # Reading.
 

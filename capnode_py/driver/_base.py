@@ -218,7 +218,7 @@ class Driver:
 
     def run(self, id: int, running: Running) -> Any:
         """See `session.Driver`: what `_call_handler` does, for a function that is found already."""
-        _, _, function, args = running
+        function, _, (_, _, _, args) = running
         token = current.set(self.peer)
         try:
             result = function(*args)

@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
@@ -219,24 +219,28 @@ class AsyncioDriver(Driver):
             self._loop.remove_reader(self._read_fd)
 
     def _write(self, frames: list[bytes]) -> None:
+        if self._write_ended or self._unwritten or len(frames) > 1:
+            self._write_behind(frames)
+            return
+        (data,) = frames  # and mostly taken whole: then nothing else is to be done
+        try:
+            written = os.write(self._write_fd, data)
+        except BlockingIOError:
+            written = 0
+        except OSError as error:
+            self._write_failed(error)
+            return
+        if written < len(data):
+            self._write_behind([memoryview(data)[written:]])
+        elif self._drained or self.session.kept:
+            self.wrote(0)
+
+    def _write_behind(self, frames: Sequence[bytes | memoryview]) -> None:
+        """Write what waits, and then these."""
         if self._write_ended:
             return
         idle = not self._unwritten
-        if idle and len(frames) == 1:  # and mostly taken whole: then nothing else is to be done
-            try:
-                written = os.write(self._write_fd, frames[0])
-            except BlockingIOError:
-                written = 0
-            except OSError as error:
-                self._write_failed(error)
-                return
-            if written == len(frames[0]):
-                if self._drained or self.session.kept:
-                    self.wrote(0)
-                return
-            self._unwritten.append(memoryview(frames[0])[written:])
-        else:
-            self._unwritten.extend(frames)
+        self._unwritten.extend(frames)
         if not idle:
             self.session.unsent += sum(map(len, frames))
         elif self._write_some() is None:
