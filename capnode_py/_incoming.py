@@ -244,7 +244,8 @@ class Incoming:
             if type(held) is Cell:
                 del self._imports.entries[id]
                 self._session.release_answer(id)
-                held.settle(FULFILLED, value)
+                if held.state < FULFILLED:  # else it was given up here
+                    held.settle(FULFILLED, value)
                 return
         cell = self._outcome_of(id)
         payload = self._payload([value])

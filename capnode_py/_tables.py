@@ -147,8 +147,8 @@ class ExportTable:
     def values(self) -> list[Any]:
         """What stands behind the entries: objects, cells of promises, what answers have come to."""
         entries = list(self.entries.values())
-        sent = [entry[0] for entry in entries if isinstance(entry, tuple) and len(entry) == 1]
-        return sent + [entry.value for entry in entries if not isinstance(entry, tuple)]
+        done = [entry[0] for entry in entries if isinstance(entry, tuple) and len(entry) == 2]
+        return done + [entry.value for entry in entries if not isinstance(entry, tuple)]
 
     def add_answer(self) -> Answer:
         """Enter the answer of a call that has come, under the next positive id.

@@ -9,7 +9,7 @@ import pytest
 
 from capnode_py import Limits, RemoteError, Target
 from capnode_py._frames import frame_head
-from capnode_py._messages import CALL, CANCEL, PULL, RELEASE
+from capnode_py._messages import CALL, CANCEL, PULL, PUSH, RELEASE
 from capnode_py.driver._base import current_peer, in_thread
 from capnode_py.testing import FakeDriver, Wire
 
@@ -172,3 +172,14 @@ def test_a_peer_that_calls_for_ever_and_never_releases_is_stopped(wire: Wire) ->
     far.feed(frame(*[[CALL, 0, ["add"], [1, 2]]] * 3))
     assert "max_exports" in str(far.session.error)
     far.other.hang_up()
+
+
+def test_a_push_is_run_at_once_and_answered_once_it_is_pulled(wire: Wire) -> None:
+    _, far = wire.link(far_index=Folder())
+    far.feed(frame([PUSH, 0, ["open"], ["a"]], [PUSH, 1, ["names"], []], [CALL, 1, ["name"], []]))
+    assert far.started == ["open", "names", "name"]
+    assert answers(far) == [("resolve", 3)]
+    far.feed(frame([PULL, 2], [PULL, 2]))
+    assert answers(far) == [("resolve", 3), ("resolve", 2)]
+    far.other.inbox.clear()
+    far.feed(frame([RELEASE, [1, 2, 3], []]))
