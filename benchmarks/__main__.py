@@ -11,13 +11,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from .floor import Floor
+from .floor import Floor, JoinedFloor
 from .peer import CapnodePeer
 from .rows import Effort, Group, Row, groups
 from .subject import ROOT, Subject, run
 
-SUBJECTS: Sequence[type[Subject]] = (Floor, CapnodePeer)
-"""The columns. The first is what the others are compared with; targets are the second's."""
+FLOORS: Sequence[type[Subject]] = (Floor, JoinedFloor)
+"""What we are compared with, a ratio for each. Targets are ratios to the first."""
+
+OURS = CapnodePeer
+
+SUBJECTS: Sequence[type[Subject]] = (*FLOORS, OURS)
+"""The columns."""
 
 LOOPS = ("uvloop", "asyncio", "trio")
 
@@ -62,7 +67,7 @@ async def _measure_all(loop: str, effort: Effort, *, pinned: bool) -> int:
     print(f"\n{loop}, {platform.python_implementation()} {platform.python_version()}, {where}")
     subjects = [subject(loop) for subject in SUBJECTS if loop in subject.loops]
     names = "".join(f"{subject.name:>16}" for subject in SUBJECTS)
-    print(f"{'':40}{names}{'ratio':>7}  target")
+    print(f"{'':40}{names}{'ratio':>7}{'joined':>8}  target")
     missed = 0
     for subject in subjects:
         await subject.open()
@@ -92,26 +97,31 @@ def _show(row: Row, figures: Figures, loop: str) -> bool:
     """Print one row; True if its target was missed."""
     name = f"{row.name}, {row.unit}" if row.unit not in ("", "/s") else row.name
     columns = "".join(f"{_figure(row.unit, figures.get(subject.name)):>16}" for subject in SUBJECTS)
-    ratio = _ratio(row, figures)
-    line = f"{name:40}{columns}{f'{ratio:.2f}' if ratio else '':>7}"
+    ratio, joined = (_ratio(row, figures.get(floor.name), figures) for floor in FLOORS)
+    ratios = f"{_shown(ratio):>7}{_shown(joined):>8}"
+    line = f"{name:40}{columns}{ratios}"
     if row.target is None or loop not in row.target.loops:
         print(line.rstrip(), flush=True)
         return False
 
-    met = row.target.met(statistics.median(figures[SUBJECTS[1].name]), ratio)
+    met = row.target.met(statistics.median(figures[OURS.name]), ratio)
     print(f"{line}  {row.target.text}: {'ok' if met else 'MISSED'}", flush=True)
     return not met
 
 
-def _ratio(row: Row, figures: Figures) -> float:
-    """The second column's figures to the first's; 0 if there are none, or if it says nothing.
+def _ratio(row: Row, floor: list[float] | None, figures: Figures) -> float:
+    """Our figures to a floor's; 0 if there are none, or if it says nothing.
 
     The median of the ratios of neighbours: a slow minute hits both of them, or is an exception.
     """
-    floor, ours = (figures.get(subject.name) for subject in SUBJECTS[:2])
+    ours = figures.get(OURS.name)
     if floor is None or ours is None or row.unit not in ("us", "/s", "ms"):
         return 0.0
     return statistics.median(mine / its for its, mine in zip(floor, ours, strict=True))
+
+
+def _shown(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio else ""
 
 
 def _figure(unit: str, runs: list[float] | None) -> str:

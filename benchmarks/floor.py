@@ -2,7 +2,8 @@
 
 Both ends put bytes into frames and take them out again, and do no more: nothing is encoded or
 decoded, no id is looked up. Each caller is given the content of its own frame, since a caller who
-does not learn of the answer is none. What is written in one turn is joined into one write.
+does not learn of the answer is none. A frame is written by itself, as soon as it is made; in the
+floor that is called joined, those of one turn are written together.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ class Floor(Subject):
 
     name = "floor"
     loops = frozenset(("uvloop", "asyncio"))
+    joins = False
 
     async def open(self) -> None:
         self._call, answer = _contents()
         ours, theirs = socket.socketpair()
         with theirs:
             self._child = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs
-                [sys.executable, "-m", __name__, self.loop, answer.hex()],
+                [sys.executable, "-m", __name__, self.loop, answer.hex(), str(self.joins)],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 cwd=ROOT,
@@ -46,6 +48,7 @@ class Floor(Subject):
         self._unsent: list[bytes] = []
         self._waiting: deque[asyncio.Future[bytes]] = deque()
         self._loop = asyncio.get_running_loop()
+        self._writer = Writer(self._loop, self._fd)
         self._loop.add_reader(self._fd, self._readable)
 
     async def close(self) -> None:
@@ -63,9 +66,12 @@ class Floor(Subject):
         return True
 
     async def _exchange(self) -> bytes:
-        if not self._unsent:
-            self._loop.call_soon(self._flush)
-        self._unsent.append(_framed(self._call))
+        if not self.joins:
+            self._writer.write(_framed(self._call))
+        else:
+            if not self._unsent:
+                self._loop.call_soon(self._flush)
+            self._unsent.append(_framed(self._call))
         future = self._loop.create_future()
         self._waiting.append(future)
         return await future
@@ -73,12 +79,52 @@ class Floor(Subject):
     def _flush(self) -> None:
         data = b"".join(self._unsent)
         self._unsent.clear()
-        _write(self._fd, data)
+        self._writer.write(data)
 
     def _readable(self) -> None:
         contents, self._rest = _cut(self._rest + os.read(self._fd, _READ_SIZE))
         for content in contents:
             self._waiting.popleft().set_result(content)
+
+
+class JoinedFloor(Floor):
+    name = "floor, joined"
+    joins = True
+
+
+class Writer:
+    """Writes to a descriptor; what that does not take at once waits in a queue."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._waiting: deque[bytes] = deque()
+
+    def write(self, data: bytes) -> None:
+        if self._waiting:
+            self._waiting.append(data)
+            return
+        rest = self._write(data)
+        if rest:
+            self._waiting.append(rest)
+            self._loop.add_writer(self._fd, self._writable)
+
+    def _writable(self) -> None:
+        while self._waiting:
+            rest = self._write(self._waiting[0])
+            if rest:
+                self._waiting[0] = rest
+                return
+            self._waiting.popleft()
+        self._loop.remove_writer(self._fd)
+
+    def _write(self, data: bytes) -> bytes:
+        """Returns what the descriptor did not take."""
+        try:
+            written = os.write(self._fd, data)
+        except BlockingIOError:
+            return data
+        return data[written:] if written < len(data) else b""
 
 
 def _contents() -> tuple[bytes, bytes]:
@@ -115,15 +161,12 @@ def _cut(data: bytes) -> tuple[list[bytes], bytes]:
     return contents, data[position:]
 
 
-def _write(fd: int, data: bytes) -> None:
-    written = os.write(fd, data)
-    assert written == len(data), "more in flight than the channel's buffer holds"
-
-
 async def _echo() -> None:
     """The child's end: an answer for each frame, until the stream ends."""
     answer = bytes.fromhex(sys.argv[2])
+    joins = sys.argv[3] == "True"
     loop = asyncio.get_running_loop()
+    writer = Writer(loop, 1)
     ended = loop.create_future()
     rest = b""
 
@@ -135,8 +178,11 @@ async def _echo() -> None:
             ended.set_result(None)
             return
         contents, rest = _cut(rest + data)
-        if contents:
-            _write(1, b"".join([_framed(answer) for _ in contents]))
+        if not joins:
+            for _ in contents:
+                writer.write(_framed(answer))
+        elif contents:
+            writer.write(b"".join([_framed(answer) for _ in contents]))
 
     os.set_blocking(0, False)
     loop.add_reader(0, readable)
