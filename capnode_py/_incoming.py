@@ -101,13 +101,11 @@ class Incoming:
         Raises:
             RemoteProtocolError: no correct peer sends this.
         """
-        many = len(messages)
-        self.messages += many
+        self.messages += len(messages)
         self._marked = marked
         self._share = size
-        self._cancelled = _NONE
-        if many != 1:
-            self._share = size // (many or 1)
+        if len(messages) != 1:
+            self._share = size // (len(messages) or 1)
             self._cancelled = _cancelled(messages)
         session = self._session
         for message in messages:
@@ -121,6 +119,8 @@ class Incoming:
             handle(message)
             if session.error is not None:
                 return
+        if self._cancelled:
+            self._cancelled = _NONE
 
     def _usual_call(self, message: list[Any]) -> None:
         """A call with plain arguments of a plain function that is here, while nothing is kept or

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterable
 from functools import partial
 from types import MethodType
 from typing import Any, Protocol, cast
@@ -91,8 +91,11 @@ class Driver(Protocol):
     def tell(self, function: Callable[..., Any], /, *args: Any) -> None:
         """Call a function of this side that no peer has asked for, soon."""
 
-    def wait(self, cell: Cell, /) -> Generator[Any, Any, Any]:
-        """Wait, as a task of this driver does, until the cell is settled."""
+    def wait(self, cell: Cell, /) -> Iterable[Any]:
+        """Wait, as a task of this driver does by yielding from it, until the cell is settled."""
+
+    def stop_waiting(self, cell: Cell, waiter: Any, /) -> None:
+        """What `wait` gave has raised: the cell is not to wake it any more."""
 
     def is_cancellation(self, error: BaseException, /) -> bool:
         """Is this how the loop cancels a task?"""
@@ -221,9 +224,11 @@ class Session:
             if cell.pulled != PULLED:
                 cell.pull()
             cell.awaiting += 1
+            waiter = self._driver.wait(cell)
             try:
-                yield from self._driver.wait(cell)
+                yield from waiter
             except BaseException as error:
+                self._driver.stop_waiting(cell, waiter)
                 cell.awaiting -= 1
                 if self._driver.is_cancellation(error):
                     self._stopped_awaiting(cell)
@@ -409,7 +414,7 @@ class Session:
 
         mark = len(self.exports.uncommitted)
         message = self._encode_call(mark, target, path, args, kwargs)
-        cell = Cell(self, path=path)
+        cell = Cell(self, 0, path)
         self._outbox.add(message, self.imports.add_question(cell))
         if self.exports.uncommitted:
             self._commit(mark)

@@ -17,7 +17,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from types import CoroutineType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -42,6 +42,8 @@ RELEASE_DELAY = 0.01
 """Seconds that a release may wait for a frame that leaves anyway."""
 
 current: contextvars.ContextVar[Any] = contextvars.ContextVar("capnode_py.current_peer")
+
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes, list, dict, tuple))
 
 Explain = Callable[[PeerLost], Coroutine[Any, Any, BaseException]]
 
@@ -160,7 +162,10 @@ class Driver:
     def wake_later(self) -> None: ...
 
     @abstractmethod
-    def wait(self, cell: Cell) -> Generator[Any, Any, Any]: ...
+    def wait(self, cell: Cell) -> Iterable[Any]: ...
+
+    def stop_waiting(self, cell: Cell, waiter: Any) -> None:
+        """`waiter` does that by itself."""
 
     @abstractmethod
     def is_cancellation(self, error: BaseException) -> bool: ...
@@ -230,7 +235,8 @@ class Driver:
         finally:
             current.reset(token)
 
-        if type(result) is CoroutineType or hasattr(type(result), "__await__"):
+        kind = type(result)
+        if kind not in _PLAIN and (kind is CoroutineType or hasattr(kind, "__await__")):
             call = self.session.in_full(id, running)
             if isinstance(result, FAR):
                 self.session.finish(call, result)

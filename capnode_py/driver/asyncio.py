@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
@@ -122,15 +122,16 @@ class AsyncioDriver(Driver):
         if frames:
             self._write(frames)
 
-    def wait(self, cell: Cell) -> Generator[Any, Any, Any]:
+    def wait(self, cell: Cell) -> asyncio.Future[None]:
         future = self._loop.create_future()
-        watcher = partial(self._wake, future)
-        cell.watch(watcher)
-        try:
-            yield from future
-        except BaseException:
-            cell.unwatch(watcher)
-            raise
+        cell.watch(partial(self._wake, future))
+        return future
+
+    def stop_waiting(self, cell: Cell, waiter: Any) -> None:
+        for watcher in cell.watchers or ():
+            if type(watcher) is partial and watcher.args == (waiter,):
+                cell.unwatch(watcher)
+                return
 
     def _wake(self, future: asyncio.Future[None], _cell: Cell) -> None:
         if not future.done():
@@ -195,9 +196,6 @@ class AsyncioDriver(Driver):
             return
         self._read_size = _LARGE_READ if len(data) == self._read_size else _SMALL_READ
         self.received(data)
-        self._end_turn()
-
-    def _end_turn(self) -> None:
         frames = self.session.flush_turn()
         if frames:
             self._write(frames)
@@ -283,7 +281,9 @@ class AsyncioDriver(Driver):
         if not self._unwritten:
             self._stop_writing()
         self.wrote(unsent)
-        self._end_turn()
+        frames = self.session.flush_turn()
+        if frames:
+            self._write(frames)
 
     def _stop_writing(self) -> None:
         self._loop.remove_writer(self._write_fd)
