@@ -501,6 +501,12 @@ class Driver:
         """Say bye, let running answers finish, write what waits, end the stream. All bounded."""
         try:
             self.session.say_bye()
+            if self.starting:  # what has come runs as well, though its task has not begun
+                started = Cell(self.session)
+                begun = self.make_event()
+                started.watch(lambda _: begun.set())
+                self.fence(started)
+                await self.within(self.limits.close_timeout, begun.wait)
             if self._running and self.session.error is None:
                 await self._until_idle()
             await self.within(self.limits.close_timeout, self.finish_writing)

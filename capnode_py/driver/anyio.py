@@ -81,6 +81,7 @@ class LoopDriver(Driver):
             yield from event.wait().__await__()
         except BaseException:
             cell.unwatch(watcher)
+            del cell  # the traceback holds this frame
             raise
 
     def is_cancellation(self, error: BaseException) -> bool:
@@ -249,6 +250,7 @@ class AnyioDriver(LoopDriver):
                 self.session.drain_notes()
             except _BROKEN as error:
                 self.session.unsent = 0
+                self._write_ended = True
                 self._written.set()
                 # What the other side wrote before it went is still to be read.
                 await self.within(self.limits.close_timeout, self._eof.wait)
@@ -272,7 +274,7 @@ class AnyioDriver(LoopDriver):
                 )
 
     async def finish_writing(self) -> None:
-        while self.session.backlog() and not self._eof.is_set():
+        while self.session.backlog() and not self._write_ended:
             await self._written.wait()
         self._write_ended = True
         with contextlib.suppress(*_BROKEN, NotImplementedError):  # gone, or knows no half-close

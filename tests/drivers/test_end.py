@@ -16,7 +16,7 @@ import pytest
 
 import capnode_py as capnode
 from capnode_py import Limits
-from capnode_py._messages import ABORT, SEND, Hello
+from capnode_py._messages import ABORT, BYE, RESOLVE, SEND, Hello
 from capnode_py.codec.cbor import CborCodec
 from capnode_py.driver.anyio import DescriptorStream
 
@@ -27,11 +27,15 @@ HELLO = CborCodec(Limits()).hello(Hello(versions=[1]))
 class Waiter(capnode.Target):
     def __init__(self) -> None:
         self.started, self.go, self.ended = anyio.Event(), anyio.Event(), anyio.Event()
+        self.cancelled = False
 
     async def wait(self) -> str:
         self.started.set()
         try:
             await self.go.wait()
+        except anyio.get_cancelled_exc_class():
+            self.cancelled = True
+            raise
         finally:
             self.ended.set()
         return "answered"
@@ -312,6 +316,7 @@ async def _ping_fails(peer: capnode.Peer) -> None:
 
 
 async def test_the_handlers_of_a_dead_peer_are_cancelled(any_road):
+    """G9."""
     waiter = Waiter()
     near, far = await any_road.open(far_index=waiter, limits=QUICK, far_limits=QUICK)
     near.index.wait()
@@ -322,7 +327,7 @@ async def test_the_handlers_of_a_dead_peer_are_cancelled(any_road):
 
 
 async def test_a_reset_and_a_stream_cut_in_mid_frame_are_told_apart(driver):
-    """D4, F11."""
+    """D2, D4, F11: also writing that fails while reading would wait for ever."""
     peer, theirs = await raw_peer()
     theirs.sendall(b"\x58\x64\x81")  # the head of 100 bytes, and one of them
     theirs.close()
@@ -380,6 +385,53 @@ async def test_a_peer_that_reads_no_more_and_sends_on_does_not_stall_the_loop(dr
 
 def _no_ref(value: Any) -> Any:
     raise AssertionError(value)
+
+
+async def test_a_peer_that_ends_its_half_is_answered_and_then_hears_the_end(driver):
+    """D5: it says bye and ends its half, while a handler runs: our answer and bye, end of file."""
+    waiter = Waiter()
+    peer, theirs = await raw_peer(index=waiter, limits=Limits(close_timeout=10))
+    codec = CborCodec(Limits())
+    theirs.sendall(codec.frame([codec.call(0, ("wait",), [], {}, _no_ref), codec.control(BYE)]))
+    theirs.shutdown(socket.SHUT_WR)
+    await waiter.started.wait()
+    with theirs:
+        waiter.go.set()
+        words = await _words_until_the_end(theirs, codec)
+    assert sorted(words) == [RESOLVE, BYE]
+    assert not waiter.cancelled
+    await peer.wait_closed()
+    with pytest.raises(capnode.PeerLost, match="bye"):
+        await peer.index.x()
+
+
+async def test_a_peer_that_ends_its_half_without_a_bye_is_lost(driver):
+    """D5, G9: nobody says that it still reads; the handler is cancelled, and the stream closed."""
+    waiter = Waiter()
+    peer, theirs = await raw_peer(index=waiter)
+    codec = CborCodec(Limits())
+    theirs.sendall(codec.frame([codec.call(0, ("wait",), [], {}, _no_ref)]))
+    await waiter.started.wait()
+    theirs.shutdown(socket.SHUT_WR)
+    await waiter.ended.wait()
+    with theirs:
+        assert await _words_until_the_end(theirs, codec) == []
+    assert waiter.cancelled
+    await peer.wait_closed()
+
+
+async def _words_until_the_end(sock: socket.socket, codec: CborCodec) -> list[int]:
+    """The words of all messages that come until the stream ends."""
+    sock.setblocking(False)
+    words = []
+    while True:
+        await anyio.wait_readable(sock)
+        data = sock.recv(65536)
+        if not data:
+            return words
+        for item in codec.feed(data):
+            if not isinstance(item, Hello):
+                words += [message[0] for message in codec.decode(item)[0]]
 
 
 # What is no peer, or a bad one.

@@ -310,3 +310,26 @@ def test_the_end_in_mid_frame_is_said_to_be_that(wire: Wire) -> None:
     wire.run()
     with pytest.raises(CapnodeError):
         task.result()
+
+
+@pytest.mark.parametrize("eager", [True, False], ids=["inline", "with a task each"])
+def test_what_has_come_before_the_bye_is_answered(wire: Wire, eager: bool) -> None:
+    """D5: also what waits for its task when the other side's half ends."""
+    service = Service()
+    near, far = wire.link(far_index=service)
+    far.eager = eager
+    tasks = [near.spawn(near.index.wait()), near.spawn(near.index.keep(1))]
+    near.session.say_bye()
+    near.flush()
+    far.received(far.inbox.popleft().data)
+    far.feed(b"")  # in one turn, before any new task has run
+    wire.run()
+    assert not far.peer.is_closed
+    service.fence.set()
+    wire.run()
+    assert tasks[0].result() == "done"
+    assert tasks[1].result() is None
+    assert service.kept == [1]
+    assert far.peer.is_closed
+    assert service.log == []
+    near.hang_up()
