@@ -232,6 +232,7 @@ class Session:
                 cell.awaiting -= 1
                 if self._driver.is_cancellation(error):
                     self._stopped_awaiting(cell)
+                del base, cell  # the traceback holds this frame: a late result would stay with it
                 raise
             cell.awaiting -= 1
         if self._driver.starting and (cell.ours or not cell.import_id):
@@ -536,8 +537,10 @@ class Session:
         if isinstance(reply, Answer):
             reply.failed_here = call.started
             reply.reject(error)
-            if call.started and not call.cancelled and not self._is_held(reply):
-                logger.debug("a call failed, and nobody looked: %r", call, exc_info=error)
+            if not self._is_held(reply):
+                reply.value = Withdrawn()  # the traceback may hold a frame that holds the answer
+                if call.started and not call.cancelled:
+                    logger.debug("a call failed, and nobody looked: %r", call, exc_info=error)
         else:
             reply.reject(self._as_from_afar(error) if call.started else error)
 

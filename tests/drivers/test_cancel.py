@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +28,7 @@ class Waiter(capnode.Target):
         self.started: list[str] = []
         self.cancelled: list[str] = []
         self.go = anyio.Event()
+        self.clean = anyio.Event()
         self.changed = anyio.Event()
 
     def _change(self, what: list[str], name: str) -> None:
@@ -37,7 +40,7 @@ class Waiter(capnode.Target):
         while not holds():
             await self.changed.wait()
 
-    async def wait(self, name: str = "") -> str:
+    async def wait(self, name: str = "", *_values: Any) -> str:
         self._change(self.started, name)
         try:
             await self.go.wait()
@@ -55,12 +58,12 @@ class Waiter(capnode.Target):
             self._change(self.cancelled, name)
             raise
 
-    async def stubborn(self, name: str = "") -> str:
+    async def stubborn(self, name: str = "", *values: Any) -> Any:
         """Suppresses its cancellation."""
         try:
             return await self.wait(name)
         except anyio.get_cancelled_exc_class():
-            return "late"
+            return ["late", Waiter(), self.now, *values]
 
     async def careful(self, name: str = "") -> None:
         """Finishes something that must not be cut short."""
@@ -68,7 +71,7 @@ class Waiter(capnode.Target):
             await self.wait(name)
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.lowlevel.checkpoint()
+                await self.clean.wait()
                 self._change(self.cancelled, f"{name} cleaned up")
 
     def now(self, name: str) -> str:
@@ -83,6 +86,11 @@ async def _give_up(promise: Any, waiter: Waiter, name: str = "") -> None:
             group.start_soon(_expect_cancel, promise)
             await waiter.until(lambda: name in waiter.started)
             scope.cancel()
+
+
+async def _call(method: Any, *values: Any) -> None:
+    """Holds neither the promise nor its value."""
+    await method(*values)
 
 
 async def _expect_cancel(promise: Any) -> None:
@@ -102,6 +110,7 @@ async def test_a_cancelled_wait_cancels_the_handler_once(road):
 
 
 async def test_a_timeout_cancels_the_handler(any_road):
+    """K1."""
     waiter = Waiter()
     near, _ = await any_road.open(far_index=waiter)
     with pytest.raises(TimeoutError):
@@ -113,6 +122,7 @@ async def test_a_timeout_cancels_the_handler(any_road):
 
 @pytest.mark.drivers("asyncio", "uvloop")
 async def test_asyncios_own_ways_to_cancel_reach_the_handler(any_road):
+    """K1: task.cancel, wait_for, timeout, each as asyncio's own CancelledError, once."""
     waiter = Waiter()
     near, _ = await any_road.open(far_index=waiter)
 
@@ -133,6 +143,36 @@ async def test_asyncios_own_ways_to_cancel_reach_the_handler(any_road):
     assert sorted(waiter.cancelled) == ["gather", "gather too", "task", "wait_for"]
 
 
+@pytest.mark.drivers("trio")
+async def test_trios_own_ways_to_cancel_reach_the_handler(any_road):
+    """K1: a deadline, a scope, a nursery whose other task fails; each as trio's Cancelled, once."""
+    import trio
+
+    waiter = Waiter()
+    near, _ = await any_road.open(far_index=waiter)
+    with pytest.raises(trio.TooSlowError):
+        with trio.fail_after(0.01):
+            await near.index.wait("deadline")
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_expect_cancel, near.index.wait("scope"))
+            await waiter.until(lambda: "scope" in waiter.started)
+            scope.cancel()
+
+    async def fail() -> None:
+        await waiter.until(lambda: "nursery" in waiter.started)
+        raise LookupError("the other task")
+
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_expect_cancel, near.index.wait("nursery"))
+            nursery.start_soon(fail)
+    assert caught.group_contains(LookupError)
+    await waiter.until(lambda: len(waiter.cancelled) == 3)
+    await near.ping()
+    assert sorted(waiter.cancelled) == ["deadline", "nursery", "scope"]
+
+
 @pytest.mark.drivers("asyncio", "uvloop")
 async def test_a_shielded_call_goes_on(any_road):
     waiter = Waiter()
@@ -146,6 +186,7 @@ async def test_a_shielded_call_goes_on(any_road):
 
 
 async def test_promise_cancel_withdraws_the_call(any_road):
+    """K1."""
     waiter = Waiter()
     near, _ = await any_road.open(far_index=waiter)
     promise = near.index.wait()
@@ -233,6 +274,24 @@ async def test_a_call_that_others_build_on_is_not_cancelled(any_road):
     assert await dependent == "call done"
 
 
+async def test_a_call_that_others_are_made_through_is_cancelled_with_the_last_of_them(any_road):
+    """K8: whichever of them is given up first; and then once."""
+    waiter = Waiter()
+    near, _ = await any_road.open(far_index=waiter)
+    promise = near.index.wait("call")
+    through, given, twice = promise.upper(), near.index.now(promise), promise.x.y
+    await _give_up(promise, waiter, "call")
+    for dependent in (given, twice(), through):
+        await near.ping()
+        assert waiter.cancelled == []
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await dependent
+    await waiter.until(lambda: bool(waiter.cancelled))
+    await near.ping()
+    assert waiter.started == waiter.cancelled == ["call"]
+
+
 async def test_dropping_a_promise_does_not_cancel(any_road):
     """K2."""
     waiter = Waiter()
@@ -272,13 +331,53 @@ async def test_cancelling_reaches_a_callback_two_hops_away(road):
 
 
 async def test_the_late_result_of_a_stubborn_handler_leaks_nothing(any_road):
-    """K4, K5."""
+    """K4, K5: though it holds references of both sides; and that does not take a collection."""
+    waiter = Waiter()
+    near, far = await any_road.open(far_index=waiter)
+    gc.disable()
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_call, near.index.stubborn, "s", lambda: None)
+            await waiter.until(lambda: bool(waiter.started))
+            group.cancel_scope.cancel()
+        await waiter.until(lambda: bool(waiter.cancelled))
+        for _ in range(10):
+            await near.ping()
+        assert waiter.cancelled == ["s"]
+        assert [(s.imports, s.exports) for s in (near.stats(), far.stats())] == [(1, 1)] * 2
+    finally:
+        gc.enable()
+
+
+async def test_a_cancelled_call_gives_up_what_it_was_given(any_road):
+    """K3: while its handler runs, while it waits for a promise, and before it has left."""
     waiter = Waiter()
     near, _ = await any_road.open(far_index=waiter)
-    await _give_up(near.index.stubborn("s"), waiter, "s")
-    await waiter.until(lambda: bool(waiter.cancelled))
-    await near.ping()
-    assert waiter.cancelled == ["s"]
+    gone: list[weakref.ref[Any]] = []
+
+    def callback() -> Any:
+        def made() -> None: ...
+
+        gone.append(weakref.ref(made))
+        return made
+
+    gc.disable()
+    try:
+        await _give_up(near.index.wait("a", callback()), waiter, "a")
+        blocked = near.index.wait("b")
+        waiting = near.index.wait("c", callback(), blocked)
+        await waiter.until(lambda: "b" in waiter.started)
+        waiting.cancel()
+        near.index.wait("d", callback()).cancel()
+        for _ in range(10):
+            await near.ping()
+        assert [ref() for ref in gone] == [None] * 3  # it did not take a collection
+    finally:
+        gc.enable()
+    assert waiter.started == ["a", "b"]
+    assert waiter.cancelled == ["a"]
+    waiter.go.set()
+    assert await blocked == "b done"
 
 
 async def test_a_handler_may_finish_a_shielded_cleanup(any_road):
@@ -286,8 +385,11 @@ async def test_a_handler_may_finish_a_shielded_cleanup(any_road):
     waiter = Waiter()
     near, _ = await any_road.open(far_index=waiter)
     await _give_up(near.index.careful("c"), waiter, "c")
-    await waiter.until(lambda: len(waiter.cancelled) == 2)
-    assert waiter.cancelled == ["c", "c cleaned up"]
+    await waiter.until(lambda: waiter.cancelled == ["c"])
+    await near.ping()
+    assert waiter.cancelled == ["c"]  # its caller is here, and it is not through
+    waiter.clean.set()
+    await waiter.until(lambda: waiter.cancelled == ["c", "c cleaned up"])
 
 
 async def test_a_handler_that_cancels_itself_is_an_error_to_the_caller(any_road):

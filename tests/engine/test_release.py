@@ -299,6 +299,25 @@ def test_a_cancel_at_any_moment_leaks_nothing(wire: Wire, moment: int) -> None:
         assert thing.log == ["started"]
 
 
+def test_an_error_that_nobody_can_ask_for_is_let_go(wire: Wire) -> None:
+    """K3: its traceback may hold a frame that holds its answer, and what the handler was given."""
+    near, far = wire.link(far_index=Thing())
+    far.holding = True
+    near.index.wait(lambda: None)
+    wire.run()  # the call, and the release of its answer
+    (call,) = far.held
+    far.held.clear()
+    answer = call.reply
+    assert answer is not None
+    error = type("LateError", (ValueError,), {})("late")
+    gone = weakref.finalize(error, lambda: None)
+    far.session.fail(call, error)
+    assert answer.settled
+    del error
+    assert not gone.alive
+    call.args = []
+
+
 # Collections.
 
 
