@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import contextlib
 import functools
 import socket
@@ -694,6 +695,27 @@ async def test_stubs_can_be_dropped_in_any_thread(any_road):
     await near.ping()
     assert far.stats().exports == 51
     await anyio.to_thread.run_sync(things.clear)
+    while far.stats().exports > 1:
+        await near.ping()
+
+
+async def test_stubs_can_be_collected_in_any_thread(any_road):
+    """G5: where the collector finds them in circles; a promise too."""
+    near, far = await any_road.open(far_index={"things": lambda: [Account() for _ in range(50)]})
+    things = [*await near.index.things(), near.index.things()]
+    await near.ping()
+    assert far.stats().exports > 100
+    gc.disable()
+    try:
+        for circle in [[thing] for thing in things]:
+            circle.append(circle)
+        things.clear()
+        del circle
+        await near.ping()
+        assert far.stats().exports > 100
+        await anyio.to_thread.run_sync(gc.collect)
+    finally:
+        gc.enable()
     while far.stats().exports > 1:
         await near.ping()
 

@@ -423,7 +423,7 @@ async def test_a_peer_that_ends_its_half_without_a_bye_is_lost(driver):
 async def _words_until_the_end(sock: socket.socket, codec: CborCodec) -> list[int]:
     """The words of all messages that come until the stream ends."""
     sock.setblocking(False)
-    words = []
+    words: list[int] = []
     while True:
         await anyio.wait_readable(sock)
         data = sock.recv(65536)
