@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import contextlib
 import functools
+import gc
 import socket
 import sys
 import threading

@@ -317,7 +317,7 @@ async def test_cancelling_goes_on_through_the_calls_of_the_handler(any_road):
 
 
 async def test_cancelling_reaches_a_callback_two_hops_away(road):
-    """K3."""
+    """K1."""
     there, here = Waiter(), Waiter()
     near, _ = await road.open(far_index=there)
     promise = near.index.wait_for(here.wait, "outer")

@@ -346,7 +346,7 @@ async def test_a_reset_and_a_stream_cut_in_mid_frame_are_told_apart(driver):
 
 
 async def test_what_the_other_side_wrote_before_it_went_is_read(driver):
-    """D2, D5: it answers, and closes without reading on."""
+    """D5: it answers, and closes without reading on."""
     peer, theirs = await raw_peer()
     promises = [peer.index.one(), peer.index.two()]
     codec = CborCodec(Limits())

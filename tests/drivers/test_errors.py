@@ -149,7 +149,7 @@ async def test_the_far_traceback_is_a_note_that_shows_where_it_happened(road):
 
 
 async def test_an_error_through_two_hops_reads_as_one_story(any_road):
-    """near asks middle, which asks far: the text shows each step once, and the first cause."""
+    """C2: near asks middle, which asks far: the text shows each step once, and the first cause."""
 
     def dig() -> None:
         raise LookupError("no gold")
@@ -200,6 +200,7 @@ async def test_an_error_of_our_own_callback_comes_back_as_a_far_one(any_road):
 
 
 async def test_tracebacks_cross_a_network_only_when_asked(driver, tmp_path):
+    """C2."""
     for wanted in (False, True):
         url = f"unix:{tmp_path}/{wanted}"
         async with (

@@ -43,6 +43,16 @@ class Thing(capnode.Target):
     pass
 
 
+def start(descriptor: int, loop: str, way: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, LEAVES, str(descriptor), loop, way],
+        pass_fds=[descriptor],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
 @pytest.mark.parametrize(("loop", "way"), CASES)
 @pytest.mark.drivers("asyncio")
 async def test_stubs_that_die_with_the_interpreter_do_nothing(driver, loop, way):
@@ -52,13 +62,7 @@ async def test_stubs_that_die_with_the_interpreter_do_nothing(driver, loop, way)
     giver = Giver()
     ours, theirs = socket.socketpair()
     with theirs:
-        child = subprocess.Popen(
-            [sys.executable, LEAVES, str(theirs.fileno()), loop, way],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        child = start(theirs.fileno(), loop, way)
     peer = await capnode.attach(ours, index=giver, limits=QUICK)
     out, err = await anyio.to_thread.run_sync(child.communicate)
     await peer.wait_closed()

@@ -141,7 +141,7 @@ async def test_a_path_that_leads_nowhere_fails_alone(any_road):
 
 
 async def test_promises_in_arguments_are_their_values_to_the_handler(road):
-    """C4, P7, P10: ours and theirs, of calls and of paths, at any depth, twice in one call."""
+    """P7, P10: ours and theirs, of calls and of paths, at any depth, twice in one call."""
     seen: list[Any] = []
 
     def see(*values: Any, **named: Any) -> None:
@@ -284,7 +284,7 @@ async def test_an_await_after_pipelining_asks_for_the_value(any_road):
 
 
 async def test_a_dropped_promise_is_delivered_and_leaves_nothing(any_road):
-    """C7, F5: dropping releases, it never cancels."""
+    """K2, F5: dropping releases, it never cancels."""
     done, finished = anyio.Event(), []
 
     async def work() -> Folder:

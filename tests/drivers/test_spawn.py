@@ -88,6 +88,7 @@ async def test_a_child_is_called_and_calls_back(driver, tmp_path):
 
 
 async def test_nothing_that_a_child_prints_reaches_the_wire(driver, capsys):
+    """D7."""
     async with capnode.spawn(PLUGIN) as peer:
         await peer.index.make_noise()
         assert await peer.index.add(1, 2) == 3
@@ -110,6 +111,7 @@ async def test_what_was_printed_before_serving_is_skipped(driver, capsys):
 
 @pytest.mark.drivers("asyncio")
 async def test_too_much_before_the_hello_is_refused_with_what_it_was(driver):
+    """D7."""
     with pytest.raises(capnode.CapnodeError, match="raw at import") as caught:
         await capnode.spawn([sys.executable, CHILDREN / "noisy.py", "10000"])
     assert "print" in str(caught.value)
@@ -154,6 +156,7 @@ async def test_a_killed_child_is_told_with_its_signal(driver):
 
 
 async def test_a_child_killed_from_outside_fails_its_calls(driver):
+    """D1."""
     async with capnode.spawn(PLUGIN) as peer:
         promise = peer.index.wait()
         await peer.ping()

@@ -312,7 +312,7 @@ def test_a_promise_as_argument_is_its_value_when_the_handler_starts(wire: Wire) 
 
 
 def test_a_promise_as_result_is_answered_when_it_settles(wire: Wire) -> None:
-    """P7, P13: a resolve never carries a bare promise."""
+    """P7: a resolve never carries a bare promise."""
     far: FakeDriver
 
     async def later() -> str:

@@ -229,7 +229,7 @@ def test_a_result_that_comes_after_the_end_goes_nowhere(wire: Wire) -> None:
 
 
 def test_a_lost_session_is_freed(wire: Wire) -> None:
-    """G9, G10"""
+    """G9"""
     other = Wire()
     near, _far = other.link(far_index=Service())
     promise = near.index.wait()

@@ -242,6 +242,77 @@ def test_what_was_resolved_to_a_promise_is_forwarded_to_it_for_ever(wire: Wire) 
     assert mine.seen == [0, 1, 2, 3]
 
 
+def test_a_promise_that_leads_back_to_its_host_keeps_the_order(wire: Wire) -> None:
+    """E9, E3: far answers with a promise of near's, which becomes an object of far's.
+
+    Calls that are under way to far by then come back to near, and go on to the object from there.
+    """
+    far: FakeDriver
+    theirs = Recorder()
+
+    async def get(x: Any) -> Any:
+        await fence.wait()
+        return x
+
+    fence = Fence()
+    near, far = wire.link({"get": get}, {"get": lambda: [far.index.get(theirs)]})
+    promise = near.index.get()
+    task = near.spawn(promise)
+    promise[0].note(0)
+    wire.run()
+    assert theirs.seen == []  # it waits at near, for near's own promise
+    promise[0].note(1)
+    near.flush()
+    fence.set()
+    near.turn()  # near knows the object now; a ping goes behind note(1)
+    assert near.counts()["ping"] == 1
+    promise[0].note(2)
+    far.deliver()
+    assert theirs.seen == []
+    wire.run()
+    promise[0].note(3)
+    assert task.done
+    wire.run()
+    assert theirs.seen == [0, 1, 2, 3]
+    assert near.counts()["ping"] == far.counts()["pong"] == 1
+    assert far.counts()["ping"] == 0
+
+
+def test_a_barrier_follows_a_barrier(wire: Wire) -> None:
+    """E10, E4: far's promise becomes one of near's, then one of far's again, then near's object."""
+    near: FakeDriver
+    far: FakeDriver
+    mine = Recorder()
+
+    async def echo(x: Any) -> Any:
+        await fences[1].wait()
+        return x
+
+    async def again() -> Any:
+        await fences[0].wait()
+        return near.index.echo(mine)
+
+    fences = [Fence(), Fence()]
+    near, far = wire.link({"again": again}, {"get": lambda: [far.index.again()], "echo": echo})
+    promise = near.index.get()
+    task = near.spawn(promise)
+    promise[0].note(0)
+    for stage, fence in enumerate(fences):
+        wire.run()
+        promise[0].note(stage * 2 + 1)
+        near.flush()
+        fence.set()
+        near.turn()
+        promise[0].note(stage * 2 + 2)
+        assert not task.done
+    wire.run()
+    promise[0].note(5)
+    wire.run()
+    assert mine.seen == [0, 1, 2, 3, 4, 5]
+    assert task.result() == [mine]
+    assert near.counts()["ping"] == far.counts()["pong"] == 2  # one for each promise on the way
+
+
 # A position on a promise, at each place where it may have to wait.
 
 

@@ -321,7 +321,7 @@ def test_an_error_that_nobody_can_ask_for_is_let_go(wire: Wire) -> None:
 # Collections.
 
 
-def test_ten_thousand_calls_with_a_callback_each_leave_nothing(wire: Wire) -> None:
+def test_thousands_of_calls_with_a_callback_each_leave_nothing(wire: Wire) -> None:
     """G10: `python -m tests.soak` makes a million."""
 
     async def call(callback: Any) -> Any:
