@@ -23,6 +23,7 @@ them. The map of the package, in reading order:
 `_capnode`       Capnode: a host, which is what its connections share
 `_lasting`       MethodRegistry, share: references that outlive a connection
 `_holders`       who holds the targets that want to know
+`_membrane`      revocable, attenuate: lending, and taking back
 `_peer`          Peer: what you hold of a connection
 `_options`       stubs with a time limit
 `_leaks`         what is still held, of which type, and where it was made
@@ -52,6 +53,7 @@ from ._errors import (
     Released,
     RemoteError,
     RemoteProtocolError,
+    Revoked,
 )
 from ._limits import Limits
 from ._reach import by_copy
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from ._doors import Listener, attach, connect, listen, pair
     from ._lasting import MethodRegistry, share, unshare
     from ._leaks import trace_references
+    from ._membrane import attenuate, revocable
     from ._peer import Peer
     from ._remote import Remote, Serializer, cap_wrap, stream_from_remote
     from ._spawn import spawn
@@ -76,12 +79,14 @@ _LAZY = {
     "Remote": "_remote",
     "Serializer": "_remote",
     "attach": "_doors",
+    "attenuate": "_membrane",
     "cap_wrap": "_remote",
     "connect": "_doors",
     "current_peer": "driver._base",
     "in_thread": "driver._base",
     "listen": "_doors",
     "pair": "_doors",
+    "revocable": "_membrane",
     "serve_stdio": "_stdio",
     "share": "_lasting",
     "spawn": "_spawn",
@@ -126,10 +131,12 @@ __all__ = [
     "Remote",
     "RemoteError",
     "RemoteProtocolError",
+    "Revoked",
     "Serializer",
     "Stub",
     "Target",
     "attach",
+    "attenuate",
     "by_copy",
     "cap_wrap",
     "connect",
@@ -137,6 +144,7 @@ __all__ = [
     "in_thread",
     "listen",
     "pair",
+    "revocable",
     "serve_stdio",
     "share",
     "spawn",

@@ -11,6 +11,7 @@
     ├── PeerLost                  it ended under us (also a ConnectionError)
     │   └── PeerDied              ... because the child process did
     ├── Released                  the reference was given up on this side
+    ├── Revoked                   the reference was taken back by who had lent it
     ├── CannotPass                a value that cannot cross (also a TypeError), raised at the call
     └── LimitExceeded             a bound of `Limits` would be passed
 
@@ -114,6 +115,15 @@ class Released(CapnodeError):
 
 class LimitExceeded(CapnodeError):
     """A bound of `Limits`, ours or the other side's, would be passed. Nothing was sent."""
+
+    __module__ = "capnode_py"
+
+
+class Revoked(CapnodeError):
+    """What was lent by `revocable` was taken back on this side; the text is the reason.
+
+    At the other side it is a `RemoteError` whose `remote_type` is ``"Revoked"``.
+    """
 
     __module__ = "capnode_py"
 

@@ -35,6 +35,7 @@ from ._payload import Holes, Payload, bad_payload
 from ._reach import plain_function
 from ._router import Router
 from ._seam import Seam
+from ._stub import Stub
 from ._tables import Export
 
 if TYPE_CHECKING:
@@ -262,13 +263,26 @@ class Incoming:
 
     def _reject(self, message: list[Any]) -> None:
         id, error = _fields(message, 2)
-        cell = self._outcome_of(id)
+        stub = self._broken(id) if type(id) is int and id <= 0 else None
+        cell = None if stub is not None else self._outcome_of(id)
         if self._marked:
             self._payload([error])
         if not isinstance(error, RemoteError):
             error = bad_payload("a reject without an exception")
-        if cell is not None:
+        if stub is not None:
+            stub._break(error)
+        elif cell is not None:
             self._settle_rejected(cell, error)
+
+    def _broken(self, id: int) -> Stub | None:
+        """The stub that a reject is for; None if it is for something else."""
+        entry = self._imports.entries.get(id)
+        stub = None if entry is None else entry()
+        if type(stub) is not Stub or not self._session.traits.breaks:
+            return None
+        if stub._broken is not None:
+            raise RemoteProtocolError(f"id {id}, which is broken, was broken again")
+        return stub
 
     def _outcome_of(self, id: Any) -> Cell | None:
         """The cell that a resolve or reject is for; None if it was released, or dropped."""

@@ -13,7 +13,8 @@ message                                               meaning
 ``[PUSH, target, path, args?, kwargs?]``              the same, but the answer is not asked for yet
 ``[PULL, id]``                                        answer this push
 ``[SEND, target, path, args, kwargs?]``               one way: no id, no answer
-``[RESOLVE, id, value]``, ``[REJECT, id, error]``     the answer, or what a promise became
+``[RESOLVE, id, value]``, ``[REJECT, id, error]``     the answer, or what a promise became; a reject
+                                                      of an object's id: it is broken
 ``[RELEASE, [id, ...], [[id, n], ...]]``              given up: answers; references received n times
 ``[CANCEL, id]``                                      the answer is not wanted any more
 ``[PING, nonce, id?]``, ``[PONG, nonce]``             liveness; with an id a place in its queue
@@ -153,6 +154,8 @@ class Traits:
     """Calls carry keyword arguments."""
     cap_ids: bool
     """References can be named by cap_ids."""
+    breaks: bool
+    """The outcome word can also say that an object is broken."""
 
 
 @final

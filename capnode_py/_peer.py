@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import secrets
@@ -10,12 +11,13 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 
 from ._capnode import Capnode, checked_index
 from ._cell import Cell
-from ._errors import CapnodeError, PeerClosed
+from ._errors import CapnodeError, PeerClosed, again
 from ._limits import Limits
 from ._messages import Hello
 from ._session import VERSIONS
@@ -158,6 +160,29 @@ class Peer:
         timed = Timed(driver, driver.deadlines, timeout)
         return cast(T, timed.limited(_plain(target)))
 
+    def on_broken(self, stub: Any, function: Callable[[BaseException], Any], /) -> None:
+        """Call ``function(error)`` once, when `stub` is broken: it was revoked over there, or the
+        connection has ended. No call is needed to learn of it. If it is broken already, soon.
+
+        It is not called for a stub that was given up before, by `dealloc` or because nobody held
+        it any more.
+
+        Args:
+            function: a `def` or an ``async def``; it runs in the event loop of this peer.
+
+        Raises:
+            Released: the stub was given up here.
+            TypeError: it is no stub of this peer, or the function cannot be called.
+        """
+        stub = _plain(stub)
+        if type(stub) is not Stub or stub._session is not self._session:
+            instead = ": await it first" if isinstance(stub, Promise) else ""
+            raise TypeError(f"on_broken() takes a stub of this peer, not {stub!r}{instead}")
+        if not callable(function):
+            raise TypeError(f"on_broken() takes a function of the error, not {function!r}")
+        told = partial(self._driver.tell, function)
+        self._driver.bring(lambda: self._session.on_broken(stub, told, _tell))
+
     def submit(self, target: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call `target` from any thread: ``peer.submit(peer.index.add, 1, 2).result()``.
 
@@ -241,6 +266,11 @@ class Peer:
 def _plain(target: Any) -> Any:
     """The stub itself, of one with options."""
     return target._session.plain(target) if isinstance(target, Stub) else target
+
+
+def _tell(told: Callable[[BaseException], None], error: BaseException) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop itself is ending
+        told(again(error))
 
 
 def _place(target: Any, method: str) -> tuple[Stub | Cell, Any]:

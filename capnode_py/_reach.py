@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from ._cell import Cell
 from ._errors import CannotPass
 from ._messages import Path, Step
-from ._stub import FUNCTIONS, Promise, Stub, Target
+from ._stub import FUNCTIONS, Breakable, Promise, Stub, Target
 
 FAR = (Stub, Promise, Cell)
 
@@ -48,6 +48,31 @@ IN_THREAD = "__capnode_in_thread__"
 """The attribute of a function that is to run in a worker thread."""
 
 T = TypeVar("T")
+
+
+class Facade(Target, Breakable):
+    """A Target that answers for its names itself, as `_membrane.py` makes them.
+
+    It is asked where the usual way has found nothing, so that this costs the usual way nothing.
+    """
+
+    __slots__ = ("_fate",)
+
+    def _step(self, step: Step, /) -> Any:
+        """What one step of a path leads to.
+
+        Raises:
+            AttributeError, LookupError, TypeError: nothing.
+        """
+        raise NotImplementedError
+
+    def _function(self) -> Callable[..., Any]:
+        """What a call of the facade itself calls.
+
+        Raises:
+            TypeError: it cannot be called.
+        """
+        raise NotImplementedError
 
 
 def step_into(value: Any, step: Step) -> Any:
@@ -131,13 +156,19 @@ def callable_from_afar(value: Any) -> Callable[..., Any]:
     """
     if isinstance(value, FUNCTIONS):
         return value
+    if isinstance(value, Facade):
+        return value._function()
     raise TypeError(f"a value of type {type(value).__name__} cannot be called")
 
 
 def _member(target: Target, step: Step) -> Any:
     if type(step) is not str:
+        if isinstance(target, Facade):
+            return target._step(step)
         raise TypeError(f"a {type(target).__name__} is reached by names, not by {step!r}")
     if not step or step[0] == "_":
+        if isinstance(target, Facade):
+            return target._step(step)
         raise AttributeError(f"{step!r} is private")
 
     for cls in type(target).__mro__:
@@ -149,7 +180,14 @@ def _member(target: Target, step: Step) -> Any:
         if isinstance(member, _PROPERTIES):
             return getattr(target, step)
         break  # a class attribute, a nested class, a slot: not meant to be called from afar
-    raise AttributeError(f"{type(target).__name__} has no method or property {step!r} to reach")
+    if isinstance(target, Facade):
+        return target._step(step)
+    raise no_member(target, step)
+
+
+def no_member(target: Any, step: Step) -> AttributeError:
+    """The same text for what is not there and for what is not to be reached."""
+    return AttributeError(f"{type(target).__name__} has no method or property {step!r} to reach")
 
 
 def reference_key(value: Any) -> object:

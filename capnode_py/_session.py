@@ -14,6 +14,7 @@ settles the cell.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable
 from functools import partial
@@ -45,7 +46,7 @@ from ._payload import Hole
 from ._reach import held_targets
 from ._router import Router
 from ._seam import Host, Seam, as_cell
-from ._stub import Promise, Stub, Target
+from ._stub import Breakable, Promise, Stub, Target, Tell
 from ._tables import Export, ExportTable, Import, ImportTable, Running
 
 logger = logging.getLogger("capnode_py.session")
@@ -70,6 +71,9 @@ class Driver(Protocol):
 
     def wake_from_anywhere(self) -> None:
         """A finalizer left a note, in any thread, at any moment: call `drain_notes` here soon."""
+
+    def soon(self, run: Callable[[], object], /) -> bool:
+        """Call `run()` here, from any thread; False if the loop is gone."""
 
     def start(self, call: Call, /) -> None:
         """Run it, in the order of these requests."""
@@ -574,11 +578,48 @@ class Session:
 
     def hold(self, id: int, value: Any) -> None:
         """The other side holds what is in `value`, by the entry `id`."""
+        if isinstance(value, Breakable) and id <= 0 and self.traits.breaks:
+            value._watch(self, partial(_tell_broken, id))
         targets = held_targets(value)
         if targets:
             self.kept_alive[id] = targets
             for target in targets:
                 self._host.hold(target, self, id)
+
+    def _break_export(self, id: int, error: BaseException) -> None:
+        """An object of ours is broken: who holds it is told, without a call."""
+        entry = self.exports.entries.get(id)
+        if self.error is not None or type(entry) is not Export:
+            return
+        value = self._get_index() if id == 0 else entry.value
+        if isinstance(value, Breakable) and value._broken is not None:  # else another index
+            self.exports.told(entry)
+            message = self._codec.reject(id, error)
+            self._outbox.add(message)
+
+    def on_broken(self, stub: Stub, owner: object, tell: Tell) -> None:
+        """Call ``tell(owner, error)`` once, when `stub` is broken or the session is over.
+
+        Raises:
+            Released: it was given up here.
+        """
+        if stub._id == _GIVEN_UP:
+            raise Released("this stub was given up here, and cannot break any more")
+        if stub._id > 0 and stub._broken is None:
+            # It stands on a question, of which no break is told: watch the object itself.
+            cell = self._call_import(stub._id, (), None, None)
+            stub._keep(cell)
+            cell.pull()
+            cell.watch(partial(_watch_answer, weakref.ref(stub)))
+        stub._keep(owner)
+        stub._watch(owner, tell)
+
+    def bring_soon(self, run: Callable[[], object]) -> None:
+        """Call `run()` where the session lives: now, if this is there."""
+        if self._driver.here():
+            run()
+        else:
+            self._driver.soon(run)
 
     def let_go(self, id: int) -> None:
         """The entry `id` is gone."""
@@ -777,6 +818,8 @@ class Session:
         for held in self.imports.clear():
             if isinstance(held, Cell):
                 held.reject(during(error, held.path))
+            elif held is not None:
+                held._break(error)
         for entry in list(self.exports.entries.values()):
             if isinstance(entry, Answer) and entry.link is not None:
                 link = entry.unlink()
@@ -819,8 +862,24 @@ class Session:
         self._driver.greeted()
 
 
+def _tell_broken(id: int, session: Session, error: BaseException) -> None:
+    """An export of `session` is broken; this may be another thread."""
+    session.bring_soon(partial(session._break_export, id, error))
+
+
+def _watch_answer(waiting: weakref.ref[Stub], cell: Cell) -> None:
+    """What a reconstructed stub stands for is known: they break together."""
+    stub = waiting()
+    if stub is None:
+        return
+    if cell.state == REJECTED:
+        stub._break(cell.value)
+    elif isinstance(cell.value, Breakable):
+        cell.value._watch(stub, Breakable._break)
+
+
 _GIVEN_UP = 1 << 80  # no id of any table
-_MAY_HOLD = (Target, MethodType)
+_MAY_HOLD = (Target, MethodType, Stub)
 _CLOSING = "this peer is closing, and makes no new calls"
 
 # The heads of the frame and of its array, which stand around a message.

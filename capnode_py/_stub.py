@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, NoReturn, Protocol, Self, final
+from weakref import WeakKeyDictionary
 
 from ._cell import STATES, Cell
 from ._messages import Path, Step
@@ -35,6 +36,71 @@ class Target:
     __slots__ = ("__weakref__",)
 
 
+Tell = Callable[[Any, BaseException], object]
+"""Told of a break: what asked to be told, and the error."""
+
+
+class Breakable:
+    """A reference that may break, once, and then tells those who asked: a stub, or a facade."""
+
+    __slots__ = ()  # `_fate` is a slot of each subclass, which may have another base
+
+    _fate: _Fate | BaseException
+
+    def _watch(self, owner: Any, tell: Tell) -> None:
+        """Call ``tell(owner, error)`` when it breaks: now, if it has.
+
+        An owner asks once, is held weakly, and is not told if it is gone.
+        """
+        fate = self._future()
+        if fate is not None:
+            fate.owners[owner] = tell
+            if self._fate is fate or fate.owners.pop(owner, None) is None:
+                return  # the last: it has broken in between, in another thread, and tells
+        tell(owner, self._fate)  # type: ignore[arg-type]
+
+    def _keep(self, value: object) -> None:
+        """Hold it until this breaks, or is gone."""
+        fate = self._future()
+        if fate is not None:
+            fate.kept.append(value)
+
+    def _future(self) -> _Fate | None:
+        """Who is to be told; None if it is broken."""
+        fate = getattr(self, "_fate", None)
+        if fate is None:
+            fate = self._fate = _Fate()  # type: ignore[misc]
+        return fate if type(fate) is _Fate else None
+
+    def _break(self, error: BaseException) -> None:
+        """It is broken from now on, and who asked is told. Only the first error counts."""
+        fate = getattr(self, "_fate", None)
+        if isinstance(fate, BaseException):
+            return
+        self._fate = error  # type: ignore[misc]
+        if fate is not None:
+            for owner in list(fate.owners):
+                tell = fate.owners.pop(owner, None)
+                if tell is not None:
+                    tell(owner, error)
+
+    @property
+    def _broken(self) -> BaseException | None:
+        """Why it is broken; None if it is not."""
+        fate = getattr(self, "_fate", None)
+        return fate if isinstance(fate, BaseException) else None
+
+
+class _Fate:
+    """Who asked to be told of a break, each with how, and what is held for them until then."""
+
+    __slots__ = ("kept", "owners")
+
+    def __init__(self) -> None:
+        self.owners: WeakKeyDictionary[Any, Tell] = WeakKeyDictionary()
+        self.kept: list[Any] = []
+
+
 class Engine(Protocol):
     """What a stub knows of its session."""
 
@@ -50,7 +116,7 @@ class Engine(Protocol):
 
 
 @final
-class Stub:
+class Stub(Breakable):
     """A far function or object that was received.
 
     Call it, or a name on it: ``await stub(1)``, ``await stub.method(1)``. ``stub.name`` and
@@ -59,7 +125,7 @@ class Stub:
     object; `dealloc` therefore ends it for all its holders in this process.
     """
 
-    __slots__ = ("__weakref__", "_cap_id", "_id", "_session")
+    __slots__ = ("__weakref__", "_cap_id", "_fate", "_id", "_session")
 
     _session: Any
     _id: int

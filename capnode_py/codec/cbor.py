@@ -62,6 +62,7 @@ _TRAITS = Traits(
     ping=True,
     kwargs=True,
     cap_ids=True,
+    breaks=True,
 )
 
 # A frame, a message, its arguments and the arrays of tags stand around a value.

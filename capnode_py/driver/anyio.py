@@ -49,7 +49,7 @@ class LoopDriver(Driver):
 
     def __init__(self, **settings: Any) -> None:
         self._thread = threading.get_ident()
-        self._call_soon = _call_soon()
+        self._call_soon = call_soon()
         self._workers = anyio.CapacityLimiter(math.inf)
         super().__init__(**settings)
 
@@ -311,7 +311,7 @@ def start_background(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task.add_done_callback(_background.discard)
 
 
-def _call_soon() -> Callable[[Callable[[], object]], object]:
+def call_soon() -> Callable[[Callable[[], object]], object]:
     """A function that calls another in this loop, from any thread."""
     if in_trio():
         import trio
