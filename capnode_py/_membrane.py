@@ -580,7 +580,7 @@ class _Outcome(Cell):
     def give_up(self, error: BaseException) -> None:
         """It was taken back."""
         task = self.task
-        self.reject(error)
+        self.reject(again(error))  # a traceback on the one of the terms would hold its frames
         if task is not None and task.handle is not None:
             task.handle.cancel()
         self._inner = None
