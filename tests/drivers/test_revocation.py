@@ -296,6 +296,7 @@ async def test_who_asked_is_told_in_the_loop_of_the_peer(any_road: Any):
 
     near.on_broken(stub, plain)
     near.on_broken(stub, later)
+    await near.ping()  # the release of the answer leaves with it
     received = far.stats().messages_received
     revoke("enough")
     await both.wait()
@@ -357,7 +358,7 @@ async def test_what_a_told_function_raises_is_logged(
         await near.wait_closed()
         while not caplog.records:
             await anyio.lowlevel.checkpoint()
-    assert "on_broken" in caplog.records[0].getMessage()
+    assert "fail" in caplog.records[0].getMessage()
     assert "a bug of the user's" in (caplog.records[0].exc_text or "")
 
 
@@ -403,6 +404,19 @@ async def test_each_holder_is_told_whatever_thread_his_connection_lives_in(any_r
     await told.wait()
     await anyio.to_thread.run_sync(thread.join)
     assert elsewhere == ["Revoked: enough"]
+
+
+async def test_a_facade_keeps_the_time_limit_of_a_stub(any_road: Any):
+    near, _ = await any_road.open(far_index=Worker())
+    limited = near.with_options(near.index, timeout=0.01)
+    facade, _revoke = capnode.revocable(limited)
+    with pytest.raises(TimeoutError, match="within"):
+        await facade.work()
+    assert await facade.logged == []
+    told = anyio.Event()
+    near.on_broken(limited, lambda _error: told.set())
+    await near.aclose()
+    await told.wait()
 
 
 async def test_an_attenuated_facade_gives_promises_as_they_are(any_road: Any):

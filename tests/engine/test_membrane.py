@@ -16,7 +16,7 @@ import pytest
 
 import capnode_py as capnode
 from capnode_py import RemoteError, Revoked, Target
-from capnode_py._membrane import Terms
+from capnode_py._membrane import FarLent, Lent, Terms, _FarPath
 from capnode_py.testing import FakeDriver, Wire
 
 WAYS = ["here", "afar", "of a stub", "of a stub, afar"]
@@ -146,6 +146,11 @@ def slow() -> None:
 
 
 # The membrane.
+
+
+def test_all_public_names_of_a_facade_are_those_of_the_object() -> None:
+    for kind in (Lent, FarLent, _FarPath):
+        assert [name for name in dir(kind) if name[0] != "_"] == []
 
 
 def test_a_facade_answers_as_the_object_does(way: Way) -> None:
