@@ -122,6 +122,13 @@ class AsyncioDriver(Driver):
         if frames:
             self._write(frames)
 
+    def _flush_said(self) -> None:
+        """What tasks have said since they woke; releases alone still wait for company."""
+        self._flushing = False
+        frames = self.session.flush_turn()
+        if frames:
+            self._write(frames)
+
     def wait(self, cell: Cell) -> asyncio.Future[None]:
         future = self._loop.create_future()
         cell.watch(partial(self._wake, future))
@@ -205,7 +212,7 @@ class AsyncioDriver(Driver):
                 # Behind the tasks that wake now: what they say leaves in the loop's same round,
                 # where a flush that they ask for would take one more, and one more poll.
                 self._flushing = True
-                self._loop.call_soon(self._flush)
+                self._loop.call_soon(self._flush_said)
 
     def _end_of_stream(self, cause: OSError | None) -> None:
         self._stop_reading()
