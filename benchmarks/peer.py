@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import capnode_py as capnode
 
@@ -16,6 +21,7 @@ class CapnodePeer(Subject):
     imported = "capnode_py"
 
     async def open(self) -> None:
+        self._held: list[Any] = []
         self._peer = await capnode.spawn(
             [sys.executable, "-m", "benchmarks.plugin", self.loop], cwd=ROOT
         )
@@ -42,7 +48,7 @@ class CapnodePeer(Subject):
     async def callbacks(self, n: int) -> bool:
         index = self._peer.index
         for _ in range(n):
-            await index.call_back(_called_back)
+            await index.call_back(lambda value: value)  # a fresh one
         return True
 
     async def chains(self, n: int) -> bool:
@@ -54,13 +60,57 @@ class CapnodePeer(Subject):
             await promise.add(1, 2)
         return True
 
+    async def references(self, n: int) -> tuple[float, float]:
+        index = self._peer.index
+        await index.make(n)
+        await self._peer.ping()
+        with _traced() as size:
+            self._held = await index.give()
+            stub = size() / n
+        await self.let_go()
+
+        ours = [_Held() for _ in range(n)]
+        with _traced() as size:
+            await index.keep(ours)
+            await self._peer.ping()
+            export = size() / n
+        await index.keep([])
+        return stub, export
+
+    async def hold(self, n: int) -> bool:
+        await self._peer.index.make(n)
+        self._held = await self._peer.index.give()
+        return True
+
+    async def let_go(self) -> None:
+        self._held.clear()
+        while await self._peer.index.held():
+            pass
+
     def messages(self) -> tuple[int, int]:
         stats = self._peer.stats()
         return stats.messages_sent, stats.messages_received
 
 
-def _called_back(value: int) -> int:
-    return value
+class _Held(capnode.Target):
+    """An object of ours."""
+
+
+@contextlib.contextmanager
+def _traced() -> Iterator[Callable[[], int]]:
+    """What the allocations inside hold, in bytes, when it is asked."""
+    gc.collect()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+
+    def size() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] - before
+
+    try:
+        yield size
+    finally:
+        tracemalloc.stop()
 
 
 async def _gather_on_trio(promises: list[capnode.Promise]) -> None:

@@ -8,7 +8,15 @@ from typing import Any
 import capnode_py as capnode
 
 
+class Held(capnode.Target):
+    """An object that the parent holds."""
+
+
 class Plugin(capnode.Target):
+    def __init__(self) -> None:
+        self._made: list[Held] = []
+        self._kept: list[Any] = []
+
     def add(self, a: int, b: int) -> int:
         return a + b
 
@@ -17,6 +25,20 @@ class Plugin(capnode.Target):
 
     def itself(self) -> Plugin:
         return self
+
+    def make(self, n: int) -> None:
+        self._made = [Held() for _ in range(n)]
+
+    def give(self) -> list[Held]:
+        return self._made
+
+    def keep(self, objects: list[Any]) -> None:
+        self._kept = objects
+
+    def held(self) -> int:
+        """How many objects of ours the parent holds."""
+        stats = capnode.current_peer().stats()
+        return stats.exports - stats.answers - 1
 
 
 async def _serve_on_trio() -> None:

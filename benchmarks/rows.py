@@ -49,7 +49,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Row:
-    """`unit` is "/s", "us", "ms" or "MiB"; "" for a number of things."""
+    """`unit` is "/s", "us", "ms", "MiB" or "B"; "" for a number of things."""
 
     name: str
     unit: str
@@ -96,8 +96,36 @@ def groups(effort: Effort) -> Sequence[Group]:
             measure=_messages,
             once=True,
         ),
-        Group(rows=[Row("a call with one callback", "us")], measure=_callbacks),
-        Group(rows=[Row("a pipelined chain ten deep", "us")], measure=_chains),
+        Group(
+            rows=[
+                Row("a call with one callback", "us"),
+                Row("the same, in plain calls", "", _AT_MOST_2_5_CALLS),
+            ],
+            measure=_callbacks,
+        ),
+        Group(
+            rows=[
+                Row("a live stub", "B", _SMALL),
+                Row("an object that the child holds", "B", _SMALL),
+            ],
+            measure=_references,
+            once=True,
+        ),
+        Group(
+            rows=[
+                Row(f"{_MANY:,} stubs released", "ms", _IN_A_SECOND),
+                Row("messages for that", "", _FEW_HUNDRED),
+            ],
+            measure=_releases,
+            once=True,
+        ),
+        Group(
+            rows=[
+                Row("a pipelined chain ten deep", "us"),
+                Row("the same, in plain calls", ""),
+            ],
+            measure=_chains,
+        ),
         Group(rows=[Row("from spawn to the first reply", "ms")], measure=_first_reply),
         Group(rows=[Row("interpreter and import", "ms")], measure=_import),
     ]
@@ -105,10 +133,17 @@ def groups(effort: Effort) -> Sequence[Group]:
 
 _UVLOOP = frozenset(("uvloop",))
 _AT_MOST_2_5 = Target("<= 2.5 x floor", lambda _us, ratio: ratio <= 2.5, _UVLOOP)
+_AT_MOST_2_5_CALLS = Target("<= 2.5 calls", lambda calls, _ratio: calls <= 2.5, _UVLOOP)
 _AT_LEAST_0_4 = Target(">= 0.4 x floor", lambda _rate, ratio: ratio >= 0.4, _UVLOOP)
 _ONE = Target("1.00", lambda messages, _ratio: round(messages, 2) == 1)
 # Leaking one object of 56 bytes a call would show as 5 MiB.
 _FLAT = Target("<= 0.5 MiB", lambda growth, _ratio: growth <= 0.5)
+
+
+_SMALL = Target("<= 600 B", lambda size, _ratio: size <= 600)
+_MANY = 100_000
+_IN_A_SECOND = Target("< 1000 ms", lambda ms, _ratio: ms < 1000)
+_FEW_HUNDRED = Target("<= 300", lambda messages, _ratio: messages <= 300)
 
 
 async def _time(awaitable: Awaitable[Any]) -> float | None:
@@ -131,13 +166,38 @@ async def _rate(window: int, subject: Subject, effort: Effort) -> Sequence[float
 
 
 async def _callbacks(subject: Subject, effort: Effort) -> Sequence[float | None]:
-    calls = max(effort.calls // 4, 1)
-    return [_each(await _time(subject.callbacks(calls)), calls)]
+    return await _in_calls(subject, subject.callbacks, max(effort.calls // 4, 1))
 
 
 async def _chains(subject: Subject, effort: Effort) -> Sequence[float | None]:
-    calls = max(effort.calls // 10, 1)
-    return [_each(await _time(subject.chains(calls)), calls)]
+    return await _in_calls(subject, subject.chains, max(effort.calls // 10, 1))
+
+
+async def _in_calls(
+    subject: Subject, offer: Callable[[int], Awaitable[bool]], n: int
+) -> Sequence[float | None]:
+    """The time of one, and how many plain calls take as long, measured side by side."""
+    seconds = await _time(offer(n))
+    if seconds is None:
+        return [None, None]
+    plain = await _time(subject.calls(n))
+    assert plain is not None
+    return [_each(seconds, n), seconds / plain]
+
+
+async def _references(subject: Subject, _effort: Effort) -> Sequence[float | None]:
+    return await subject.references(10_000) or [None, None]
+
+
+async def _releases(subject: Subject, _effort: Effort) -> Sequence[float | None]:
+    if not await subject.hold(_MANY):
+        return [None, None]
+    before = subject.messages()
+    seconds = await _time(subject.let_go())
+    after = subject.messages()
+    if seconds is None or before is None or after is None:
+        return [None, None]
+    return [seconds * 1e3, float(after[0] - before[0])]
 
 
 def _each(seconds: float | None, n: int) -> float | None:

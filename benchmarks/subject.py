@@ -55,6 +55,18 @@ class Subject:
         """Ten calls, each on the result of the one before it, `n` times."""
         return False
 
+    async def references(self, n: int) -> tuple[float, float] | None:
+        """The bytes that one far object costs here while it is held; and that one object of ours
+        costs while the child holds it. Of `n`, on average."""
+        return None
+
+    async def hold(self, n: int) -> bool:
+        """Have `n` different objects of the child's."""
+        return False
+
+    async def let_go(self) -> None:
+        """Let go of them, and wait until the child has."""
+
     def messages(self) -> tuple[int, int] | None:
         """How many messages were sent and received so far."""
         return None
