@@ -238,12 +238,13 @@ class Incoming:
         if len(message) != 3:
             raise _malformed(message)
         _, id, value = message
-        if not self._marked and type(id) is int and id > 0 and not self._resolved:
+        if not (self._marked or self._resolved) and type(id) is int and id > 0:
             # As nearly all are: plain data, for a question that nobody has dropped.
-            entry = self._imports.entries.get(id)
+            entries = self._imports.entries
+            entry = entries.get(id)
             held = None if entry is None else entry()
             if type(held) is Cell:
-                del self._imports.entries[id]
+                del entries[id]
                 self._session.release_answer(id)
                 if held.state < FULFILLED:  # else it was given up here
                     held.settle(FULFILLED, value)

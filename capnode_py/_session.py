@@ -22,7 +22,7 @@ from types import MethodType
 from typing import Any, Protocol, cast
 
 from ._cap_ids import CapId, Parts, Unknown, of_export, parse, proof_of_export
-from ._cell import FULFILLED, NOT_YET, PENDING, PULLED, REJECTED, Answer, Call, Cell
+from ._cell import FULFILLED, NOT_YET, PENDING, PULLED, REJECTED, UNDECIDED, Answer, Call, Cell
 from ._errors import (
     CannotPass,
     CapnodeError,
@@ -225,7 +225,9 @@ class Session:
         """What awaiting a promise does: the value, when it is here."""
         cell = base if type(base) is Cell and not path else as_cell(base, path)
         if cell.state < FULFILLED:
-            if cell.pulled != PULLED:
+            if cell.pulled == UNDECIDED and cell.import_id:
+                cell.pulled = PULLED  # which the word of its call will say
+            elif cell.pulled != PULLED:
                 cell.pull()
             cell.awaiting += 1
             waiter = self._driver.wait(cell)

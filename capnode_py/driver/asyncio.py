@@ -53,6 +53,7 @@ class AsyncioDriver(Driver):
         self._workers: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._woke = False  # a task, in this turn
+        self._waker = self._wake  # one bound method for all who wait
         super().__init__(**settings)
         os.set_blocking(read_fd, False)
         os.set_blocking(write_fd, False)
@@ -131,7 +132,7 @@ class AsyncioDriver(Driver):
 
     def wait(self, cell: Cell) -> asyncio.Future[None]:
         future = self._loop.create_future()
-        cell.watch(partial(self._wake, future))
+        cell.watch(partial(self._waker, future))
         return future
 
     def stop_waiting(self, cell: Cell, waiter: Any) -> None:
