@@ -115,7 +115,8 @@ class AsyncioDriver(Driver):
 
     def _flush_releases(self) -> None:
         self._releasing = False
-        self._flush()
+        if not self._flushing:  # else they ride with what is about to leave
+            self._flush()
 
     def _flush(self) -> None:
         self._flushing = False
