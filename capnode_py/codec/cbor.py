@@ -43,8 +43,8 @@ from .._messages import (
 
 VERSION = 1
 
-_PLACES = 4096  # noted, of calls made
-_SHORT_PLACE = 100  # bytes of one
+_PATHS = 4096  # noted, of calls made
+_SHORT_PATH = 100  # bytes of one
 
 TAG_REF = 49374
 """Our private tag of references: ``[kind, id, ...]``."""
@@ -89,6 +89,7 @@ def _head(major: int, value: int) -> bytes:
 # What these tables buy: most ints, names and containers are small, and a look-up costs a third of
 # computing the head.
 _SMALL_INTS = [_head(0x00, n) for n in range(256)]
+_SMALL_NEGATIVES = [_head(0x20, n) for n in range(256)]  # of -1 - n
 _TEXT_HEADS = [_head(0x60, n) for n in range(256)]
 _LIST_HEADS = [_head(0x80, n) for n in range(256)]
 _MAP_HEADS = [_head(0xA0, n) for n in range(256)]
@@ -109,16 +110,19 @@ _pack_float = struct.Struct(">Bd").pack
 
 
 def _int(value: int) -> bytes:
-    if 0 <= value < 256:
-        return _SMALL_INTS[value]
-    if 0 <= value < 0x10000:
-        return _pack_short(0x19, value)
-    if 0 <= value < 0x1_0000_0000:
-        return _pack_long(0x1A, value)
-    if 0 <= value < 1 << 64:
-        return _head(0x00, value)
-    if -(1 << 64) <= value < 0:
-        return _head(0x20, -1 - value)
+    if value >= 0:
+        if value < 256:
+            return _SMALL_INTS[value]
+        if value < 0x10000:
+            return _pack_short(0x19, value)
+        if value < 0x1_0000_0000:
+            return _pack_long(0x1A, value)
+        if value < 1 << 64:
+            return _head(0x00, value)
+    elif value >= -256:
+        return _SMALL_NEGATIVES[~value]
+    elif value >= -(1 << 64):
+        return _head(0x20, ~value)
     return cbor2.dumps(value)
 
 
@@ -172,7 +176,7 @@ class CborCodec:
         self.feed: Callable[[bytes], Iterable[bytes | Hello]] = self._feed_first
         self._greeted = False
         self._marked = False
-        self._places: dict[tuple[At, Path], bytes] = {}
+        self._paths: dict[Path, bytes] = {}
         self._decode = functools.partial(
             cbor2.loads,
             semantic_decoders=self._decoders(),
@@ -205,13 +209,15 @@ class CborCodec:
         return MAGIC + frame_head(len(content)) + content
 
     def call(self, target: At, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> bytes:
-        place = self._places.get((target, path)) or self._place(target, path)
+        at = _int(target) if isinstance(target, int) else _text(target)
+        steps = self._paths.get(path) or self._path(path)
         if args is None:
-            return _READ + place
+            return _READ + at + steps
         size = len(args)
         parts = [
             _CALL_WITH_KWARGS if kwargs else _CALL,
-            place,
+            at,
+            steps,
             _LIST_HEADS[size] if size < 256 else _head(0x80, size),
         ]
         step: str | int = 0
@@ -240,15 +246,14 @@ class CborCodec:
             raise
         return b"".join(parts)
 
-    def _place(self, target: At, path: Path) -> bytes:
-        """Where a call goes. Programs call the same few names over and over, so it is noted."""
-        at = _text(target) if isinstance(target, str) else _int(target)
-        place = at + _path(path)
-        if len(place) < _SHORT_PLACE and type(target) is int:
-            if len(self._places) == _PLACES:  # a peer that we forward for may choose them
-                self._places.clear()
-            self._places[target, path] = place
-        return place
+    def _path(self, path: Path) -> bytes:
+        """Programs call the same few names over and over, so short paths are noted."""
+        steps = _path(path)
+        if len(steps) < _SHORT_PATH:
+            if len(self._paths) == _PATHS:  # a peer that we forward for may choose them
+                self._paths.clear()
+            self._paths[path] = steps
+        return steps
 
     def _write(self, parts: list[bytes], value: Any, to_ref: ToRef) -> None:
         """Append a value that a message carries. Most are leaves, for which nobody asks this."""
