@@ -596,8 +596,7 @@ class Session:
         value = self._get_index() if id == 0 else entry.value
         if isinstance(value, Breakable) and value._broken is not None:  # else another index
             self.exports.told(entry)
-            message = self._codec.reject(id, error)
-            self._outbox.add(message)
+            self._outbox.add(self._codec.reject(id, error))
 
     def on_broken(self, stub: Stub, owner: object, tell: Tell) -> None:
         """Call ``tell(owner, error)`` once, when `stub` is broken or the session is over.

@@ -775,6 +775,26 @@ def test_who_gets_a_facade_that_is_revoked_is_told(wire: Wire) -> None:
     assert told.reasons == ["enough", "enough"]
 
 
+def test_a_reference_that_follows_its_break_is_told_of(wire: Wire) -> None:
+    """The holder has dropped his stub, and gets another before the release has arrived."""
+    taken: list[Any] = []
+    near, far = wire.link({"take": taken.append})
+    facade, revoke = capnode.revocable(Box())
+    far.get(far.index.take(facade))
+    far.blocked = True
+    taken.clear()
+    near.flush()
+    revoke("enough")
+    far.index.take(facade)
+    wire.run()
+    told = Watched()
+    near.peer.on_broken(taken[0], told)
+    wire.run()
+    assert told.reasons == ["enough"]
+    far.blocked = False
+    taken.clear()
+
+
 def test_each_who_asked_is_told_once(wire: Wire) -> None:
     near, _, _, revoke = lend_to(wire)
     stub = near.get(near.index.get())
