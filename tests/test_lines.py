@@ -88,6 +88,16 @@ LINES = {
     "I1": "sent home, it is itself",
     "I2": "two routes lead to one stub",
     "I3": "nothing else is unwrapped",
+    # Lending.
+    "M2": "promises inside are wrapped",
+    "M4": "in and out again unwraps",
+    "M6": "wrapped inside lists and maps",
+    "M7": "all get the same wrapper",
+    "M8": "revoked: running, new, derived calls",
+    "M9": "loans nest, and never double",
+    "M10": "the plain caretaker",
+    "M11": "let go of at once",
+    "M12": "holders are told without calling",
     # The end of a connection.
     "D1": "all pending calls fail alike",
     "D2": "failing to write is noticed",

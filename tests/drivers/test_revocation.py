@@ -172,7 +172,6 @@ async def test_a_cancelled_call_is_cancelled_behind_the_facade(any_road: Any, le
 
 @pytest.mark.parametrize("lend", [lend_afar, lend_a_stub])
 async def test_calls_through_a_facade_start_in_their_order(any_road: Any, lend: Lend):
-    """E5"""
     worker = Worker()
     handle, _revoke, _ = await lend(any_road, worker)
     calls = [(handle.log_later if n % 3 else handle.log)(n) for n in range(50)]
