@@ -94,8 +94,7 @@ class MessageDriver(LoopDriver):
         self._inbox.append(message)
         if not self._reading:
             self._reading = True
-            if not self.soon(self._read):
-                self._inbox.clear()
+            self.soon(self._read)
 
     def _read(self) -> None:
         self._reading = False  # first: what comes from now on calls for another turn
@@ -109,7 +108,7 @@ class MessageDriver(LoopDriver):
         elif not message:
             self._eof.set()
             self.lost()
-        elif self.session.error is None:
+        else:
             self.received(message)
             if self.whole and self._codec.unfinished and self.session.error is None:
                 self.session.abort(

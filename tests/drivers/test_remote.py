@@ -7,10 +7,12 @@ import asyncio
 import base64
 import contextlib
 import gc
+import io
 import re
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -22,6 +24,7 @@ import capnode_py as capnode
 from capnode_py import Capnode, Limits, Remote, stream_from_remote
 from capnode_py.testing import check_peers_quiet
 
+PATIENT = Limits(close_timeout=100)  # a test in which closing waits for it hangs
 GARBAGE = b"\xd9\xd9\xf7\x41\xff"
 
 
@@ -35,8 +38,8 @@ async def joined(
     host: Capnode, client: Capnode | None = None, **options: Any
 ) -> AsyncIterator[tuple[Remote, Remote]]:
     """A connection between two hosts: the remote of either. Both tables are empty at its end."""
-    remote = host.create_remote(**options)
-    remote2 = (client or Capnode()).create_remote()
+    remote = host.create_remote(limits=PATIENT, **options)
+    remote2 = (client or Capnode()).create_remote(limits=PATIENT)
     join(remote, remote2)
     yield remote, remote2
     await check_peers_quiet(remote, remote2)
@@ -381,10 +384,8 @@ async def test_what_was_sent_before_there_is_a_listener_comes_first():
     await anyio.lowlevel.checkpoint()
     remote2.add_remote_message_listener(remote.receive_message)
     remote.add_remote_message_listener(remote2.receive_message)
-    remote2.notify(remote2.index.log, 4)
     await answer
-    await remote2.ping()
-    assert seen == [0, 1, 2, 3, 4]
+    assert seen == [0, 1, 2, 3]
     del answer
     await check_peers_quiet(remote, remote2)
     await remote.aclose()
@@ -392,7 +393,7 @@ async def test_what_was_sent_before_there_is_a_listener_comes_first():
 
 
 async def test_what_nobody_carries_is_bounded():
-    remote = Capnode().create_remote(limits=Limits(max_unsent=10_000))
+    remote = Capnode().create_remote(limits=Limits(max_unsent=10_000, close_timeout=100))
     for _ in range(10):
         remote.notify(remote.index.write, bytes(1000))
     with pytest.raises(capnode.LimitExceeded, match="max_unsent"):
@@ -417,6 +418,27 @@ async def test_a_message_is_bytes_of_whole_items_and_each_listener_gets_all():
         assert len(copies) == 1
 
 
+async def test_a_flood_of_messages_leaves_the_loop_its_turns():
+    frames: list[bytes] = []
+    seen = []
+
+    def again():
+        seen.append(None)
+        if not enough.is_set() and len(seen) < 10_000:
+            remote.receive_message(frames[0])  # of a one-way call: it takes no id
+
+    enough = anyio.Event()
+    async with joined(Capnode(index={"again": again})) as (remote, remote2):
+        await remote2.ping()
+        remote2.add_remote_message_listener(frames.append)
+        remote2.notify(remote2.index.again)
+        while len(seen) < 3:
+            await anyio.lowlevel.checkpoint()
+        enough.set()
+        assert len(seen) < 10_000
+        remote2.remove_remote_message_listener(frames.append)
+
+
 async def test_several_items_may_come_in_one_message():
     host, client = Capnode(index={"transform": transform}), Capnode()
     remote, remote2 = host.create_remote(), client.create_remote()
@@ -428,7 +450,9 @@ async def test_several_items_may_come_in_one_message():
     answer = remote2.index.transform("beep")
     while len(waiting) < 2:
         await anyio.lowlevel.checkpoint()
-    remote.receive_message(bytearray(b"".join(waiting)))
+    buffer = bytearray(b"".join(waiting))
+    remote.receive_message(buffer)
+    buffer.clear()  # it was copied
     remote2.remove_remote_message_listener(waiting.append)
     remote2.add_remote_message_listener(remote.receive_message)
     assert await answer == "BOOP"
@@ -438,33 +462,85 @@ async def test_several_items_may_come_in_one_message():
     await remote2.wait_closed()
 
 
-async def test_an_async_listener_is_awaited_before_the_next_message():
-    send, receive = anyio.create_memory_object_stream[bytes](0)
-    host, client = Capnode(index={"log": lambda text: None}), Capnode()
-    remote, remote2 = host.create_remote(), client.create_remote()
-    remote2.add_remote_message_listener(send.send)
+class Gate:
+    """An async listener that lets nothing through until it is opened."""
+
+    def __init__(self, receive: Callable[[Any], None]) -> None:
+        self._receive = receive
+        self._opened = anyio.Event()
+        self.waiting = anyio.Event()
+
+    async def send(self, message: bytes) -> None:
+        self.waiting.set()
+        await self._opened.wait()
+        self._receive(message)
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+@contextlib.asynccontextmanager
+async def joined_by_a_gate(
+    host: Capnode, index: dict[str, Any]
+) -> AsyncIterator[tuple[Remote, Remote, Gate]]:
+    """As `joined`; what the second one sends waits at a gate, and much is from 50 kB on."""
+    limits = Limits(low_water=10_000, high_water=50_000, close_timeout=100)
+    remote, remote2 = host.create_remote(), Capnode(index=index).create_remote(limits=limits)
+    gate = Gate(remote.receive_message)
+    remote2.add_remote_message_listener(gate.send)
     remote.add_remote_message_listener(remote2.receive_message)
-    async with anyio.create_task_group() as group:
+    yield remote, remote2, gate
+    await check_peers_quiet(remote, remote2)
+    await remote2.aclose()
+    await remote.wait_closed()
 
-        async def carry() -> None:
-            async with receive:
-                async for message in receive:
-                    remote.receive_message(message)
-                    if not message:
-                        break
 
-        remote2.notify(remote2.index.log, bytes(100_000))
-        while not send.statistics().tasks_waiting_send:
+async def test_an_async_listener_is_awaited_before_the_next_message():
+    seen: list[int] = []
+    host = Capnode(index={"log": lambda data: seen.append(len(data))})
+    async with joined_by_a_gate(host, {}) as (_, remote2, gate):
+        for size in range(100_000, 100_003):
+            remote2.notify(remote2.index.log, bytes(size))
+        await gate.waiting.wait()
+        assert remote2.stats().unsent_bytes > 300_000
+
+        async with anyio.create_task_group() as group:
+
+            async def drain() -> None:
+                await remote2.drain()
+                drained.append(remote2.stats().unsent_bytes)
+
+            drained: list[int] = []
+            group.start_soon(drain)
             await anyio.lowlevel.checkpoint()
-        assert remote2.stats().unsent_bytes > 100_000  # it waits with the hello
-        group.start_soon(carry)
-        await remote2.drain()
+            assert drained == []
+            gate.open()
+        assert drained[0] <= 10_000
         await remote2.ping()
-        assert remote2.stats().unsent_bytes == 0
-        await check_peers_quiet(remote, remote2)
-        await remote2.aclose()
-        await remote.wait_closed()
-    send.close()
+        assert seen == [100_000, 100_001, 100_002]
+
+
+async def test_calls_wait_while_much_is_unsent_and_let_go_of_what_they_held():
+    started = []
+    freed = anyio.Event()
+    host = Capnode(index={"log": len})
+
+    def callback() -> None:
+        pass
+
+    weakref.finalize(callback, freed.set)
+    index = {"take": lambda function: started.append(type(function))}
+    async with joined_by_a_gate(host, index) as (remote, remote2, gate):
+        remote2.notify(remote2.index.log, bytes(100_000))
+        await gate.waiting.wait()
+        remote.notify(remote.index.take, callback)
+        del callback
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        assert started == []
+        gate.open()
+        await freed.wait()  # nothing else is said that it could go with
+        assert started == [capnode.Stub]
 
 
 async def test_a_listener_that_raises_has_lost_the_connection():
@@ -550,6 +626,7 @@ async def test_a_cut_message_is_no_error_of_a_stream():
         with contextlib.suppress(anyio.EndOfStream):
             while True:
                 await sink.send(await source.receive(1))
+                await sink.send(b"")  # is nothing, and not the end
         with pytest.raises(anyio.EndOfStream):  # and it stays so
             await source.receive()
         await sink.send_eof()
@@ -572,6 +649,26 @@ async def test_a_peer_can_be_attached_to_the_stream_of_a_remote():
         big = bytes(2_000_000)  # more than a stream keeps: its reader is waited for
         assert await peer.index.echo(big) == big
         await check_peers_quiet(peer, remote)
+    await remote.wait_closed()
+
+
+async def test_what_a_stream_does_not_get_rid_of_waits_in_the_connection():
+    remote = Capnode().create_remote(limits=Limits(low_water=1000))
+    stream = stream_from_remote(remote)
+    for _ in range(10):
+        remote.notify(remote.index.write, bytes(100_000))
+        await anyio.lowlevel.checkpoint()
+    assert remote.stats().unsent_bytes > 500_000
+    async with anyio.create_task_group() as group:
+
+        async def receive() -> None:
+            async for _ in stream:
+                pass
+
+        group.start_soon(receive)
+        await remote.drain()
+        await stream.send_eof()
+    await stream.aclose()
     await remote.wait_closed()
 
 
@@ -657,8 +754,9 @@ async def test_a_serializer_lets_text_carry_the_messages():
 async def test_what_a_serializer_cannot_read_ends_the_connection():
     remote = Capnode(serializer=Base64()).create_remote()
     remote.receive_message("?!")
-    with pytest.raises(capnode.RemoteProtocolError, match="the serializer cannot read a message"):
+    with pytest.raises(capnode.RemoteProtocolError, match="the serializer cannot read") as caught:
         await remote.request_index()
+    assert isinstance(caught.value.__cause__, ValueError)
     await remote.wait_closed()
 
 
@@ -684,6 +782,10 @@ async def test_clear_remote_ends_one_connection_and_leaves_the_others():
     host = Capnode(index={"slow": slow, "transform": transform})
     remote, remote2 = host.create_remote(), Capnode().create_remote()
     join(remote, remote2)
+    transport = Connection()
+    remote.add_remote_message_listener(partial(print, transport, file=io.StringIO()))
+    gone = weakref.ref(transport)
+    del transport
     async with joined(host) as (_, other), anyio.create_task_group() as group:
 
         async def call() -> None:
@@ -700,6 +802,7 @@ async def test_clear_remote_ends_one_connection_and_leaves_the_others():
         with pytest.raises(capnode.PeerLost, match="said bye"):
             await remote2.index.transform("beep")
         host.clear_remote(remote)  # twice is once
+        assert gone() is None  # of the transport nothing is kept
         assert await other.index.transform("beep") == "BOOP"
     assert host.registered_method_count == 0
 
