@@ -420,7 +420,7 @@ async def test_a_message_is_bytes_of_whole_items_and_each_listener_gets_all():
 
 async def test_a_flood_of_messages_leaves_the_loop_its_turns():
     frames: list[bytes] = []
-    seen = []
+    seen: list[None] = []
 
     def again():
         seen.append(None)
