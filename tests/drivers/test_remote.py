@@ -105,6 +105,16 @@ async def test_who_is_told_a_cap_id_reconstructs_what_it_stands_for():
         del api, baz1, baz2
 
 
+async def test_a_registry_restores_functions_in_the_next_host():
+    cap_ids = []
+    for _ in range(2):  # as the next process would
+        registry = capnode.MethodRegistry(secret=b"the same sixteen bytes")
+        cap_ids.append(str(registry.register(transform, "transform")))
+        async with joined(Capnode(registry=registry)) as (_, remote2):
+            assert await remote2.reconstruct(cap_ids[0])("beep") == "BOOP"
+    assert cap_ids[0] == cap_ids[1]
+
+
 async def test_an_index_arrives_with_its_data_its_functions_and_its_nothings():
     async def baz():
         return "bam"
@@ -805,6 +815,21 @@ async def test_clear_remote_ends_one_connection_and_leaves_the_others():
         assert gone() is None  # of the transport nothing is kept
         assert await other.index.transform("beep") == "BOOP"
     assert host.registered_method_count == 0
+
+
+async def test_a_time_limit_on_a_remote_ends_with_it():
+    async def wait():
+        await anyio.sleep_forever()
+
+    remote, remote2 = Capnode(index={"wait": wait}).create_remote(), Capnode().create_remote()
+    join(remote, remote2)
+    answer = remote2.with_options(remote2.index, timeout=1000).wait()
+    with pytest.raises(TimeoutError):
+        await remote2.with_options(remote2.index, timeout=0.01).wait()
+    await remote2.aclose()
+    with pytest.raises(capnode.PeerClosed):
+        await answer
+    await remote.wait_closed()
 
 
 async def test_methods_are_counted_over_all_connections_of_a_host():
