@@ -294,7 +294,11 @@ class Session:
             return stub._cap_id
         if self.error is not None:
             raise again(self.error)
-        if self.remote is None or not self.remote.secret:
+        if self.remote is None:  # on a Remote, whose transport is still to come
+            raise CapnodeError(
+                f"a cap_id needs the hello of {self.where}, which has not come: await peer.ping()"
+            )
+        if not self.remote.secret:
             raise CapnodeError(f"{self.where} has no cap_ids")
         return of_export(self.remote.session_id, self.remote.secret, stub._id)
 
@@ -321,6 +325,8 @@ class Session:
         try:
             parts = parse(cap_id)
         except Unknown:
+            return None
+        if self.remote is None:  # nothing has come
             return None
         entry = self.imports.entries.get(parts.id)
         stub = None if entry is None else entry()

@@ -115,6 +115,14 @@ async def test_a_registry_restores_functions_in_the_next_host():
     assert cap_ids[0] == cap_ids[1]
 
 
+async def test_a_cap_id_of_the_index_waits_for_the_hello():
+    async with joined(Capnode(index={"transform": transform})) as (_, remote2):
+        with pytest.raises(capnode.CapnodeError, match=r"has not come: await peer.ping\(\)"):
+            _ = remote2.index.cap_id
+        await remote2.ping()
+        assert remote2.reconstruct(remote2.index.cap_id) is remote2.index
+
+
 async def test_an_index_arrives_with_its_data_its_functions_and_its_nothings():
     async def baz():
         return "bam"
