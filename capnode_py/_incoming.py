@@ -216,7 +216,7 @@ class Incoming:
     def _payload(self, root: list[Any]) -> Payload:
         payload = Payload(root, self._seam.from_ref)
         for read in payload.reads:
-            self._router.route(read)
+            self._router.arrive(read, self._share // len(payload.reads))
         return payload
 
     def _pull(self, message: list[Any]) -> None:

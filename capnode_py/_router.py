@@ -80,6 +80,13 @@ class Router:
         """May what comes now go on at once?"""
         return not self.kept and self._backlog() <= self._high_water
 
+    def behind(self, passed: Callable[[], None]) -> None:
+        """Call `passed` once all that has come until now is let in."""
+        if self.kept:
+            self.kept.append(Position(self._session, None, passed))
+        else:
+            passed()
+
     def relieve(self) -> None:
         """The backlog has shrunk: go on with what was kept, while it stays low."""
         if not self.kept or self._backlog() > self._limits.low_water:

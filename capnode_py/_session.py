@@ -388,8 +388,11 @@ class Session:
     def ping(self, passed: Callable[[], None], target: Cell | None = None) -> None:
         """Call `passed` when the pong comes; with a target, a position on that promise."""
         self._last_nonce += 1
+        where: tuple[int, ...] = ()
+        if target is not None:
+            where = (target.import_id,)
+            passed = partial(self._router.behind, passed)  # the calls before the pong may be kept
         self._pings[self._last_nonce] = passed
-        where = () if target is None else (target.import_id,)
         self.control(PING, self._last_nonce, *where)
 
     def ponged(self, nonce: Any) -> bool:

@@ -186,6 +186,39 @@ def test_outcomes_releases_and_cancels_are_handled_at_once(wire: Wire) -> None:
     assert all(task.done for task in filling)
 
 
+def test_a_path_as_argument_is_read_behind_the_calls_that_are_kept(wire: Wire) -> None:
+    """F12, E17: it is a call like any other."""
+
+    class Box(Target):
+        def __init__(self) -> None:
+            self._value = 0
+
+        def set(self, value: int) -> None:
+            self._value = value
+
+        @property
+        def value(self) -> int:
+            return self._value
+
+    box = Box()
+    near, far = wire.link(
+        far_index={"box": box, "echo": lambda x: x, "big": lambda: bytes(5000)}, far_limits=SMALL
+    )
+    tasks = fill(near, far)
+    near.index.box.set(1)
+    near.flush()
+    far.deliver()
+    tasks.append(near.spawn(near.index.echo([near.index.box.value])))
+    near.index.box.set(2)
+    near.flush()
+    far.deliver()
+    assert box.value == 0
+    far.unstall()
+    wire.run()
+    assert tasks[-1].result() == [1]
+    assert box.value == 2
+
+
 def test_liveness_pings_are_answered_although_calls_are_kept(wire: Wire) -> None:
     """F12: only those with a position are kept with the calls."""
     near, far = wire.link(far_index=Service(), far_limits=SMALL)

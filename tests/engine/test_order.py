@@ -443,6 +443,43 @@ def test_a_position_is_kept_with_the_calls_that_are_kept(wire: Wire) -> None:
     assert flood.done
 
 
+def test_a_pong_does_not_overtake_the_calls_that_are_kept(wire: Wire) -> None:
+    """E1, F12: they came before it, and are started before the promise has its value."""
+    mine = Recorder()
+    near, far = wire.link(
+        {"flood": lambda: bytes(3000)},
+        {"echo": lambda x: x},
+        limits=Limits(high_water=1000, low_water=500),
+    )
+    promise = near.index.echo(mine)
+    task = near.spawn(promise)
+    near.flush()
+    far.deliver("call")
+    promise.note(0)
+    near.flush()
+    near.deliver("resolve")
+    flood = far.spawn(far.index.flood())
+    far.flush()
+    near.stall()
+    near.deliver("call")  # its answer is stuck
+    far.deliver("push", "release")
+    far.deliver("ping")
+    near.deliver("push", "release")
+    near.deliver("pong")
+    promise.note(1)
+    alive = far.spawn(far.peer.ping())  # which has no place in any queue
+    far.flush()
+    near.deliver("ping")
+    assert not task.done
+    assert mine.seen == []
+    near.unstall()
+    wire.run()
+    assert mine.seen == [0, 1]
+    assert task.done
+    assert flood.done
+    assert alive.done
+
+
 # Any interleaving. Each scenario leads to a promise whose value has a Recorder at `path`.
 
 

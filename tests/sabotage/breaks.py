@@ -320,6 +320,22 @@ BREAKS = [
         ("order::a_position_is_kept_with_the_calls_that_are_kept",),
     ),
     Break(
+        "5, 13",
+        "a pong overtakes the calls that are kept",
+        "_session.py",
+        "            passed = partial(self._router.behind, passed)  #",
+        "            pass  #",
+        ("order::a_pong_does_not_overtake_the_calls_that_are_kept",),
+    ),
+    Break(
+        "5, 13",
+        "a path as argument is read before the calls that are kept",
+        "_incoming.py",
+        "            self._router.arrive(read, self._share // len(payload.reads))\n",
+        "            self._router.route(read)\n",
+        ("backlog::a_path_as_argument_is_read_behind_the_calls_that_are_kept",),
+    ),
+    Break(
         "5, 6",
         "a barrier is lifted before what has arrived is started",
         "_session.py",
