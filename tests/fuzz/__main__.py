@@ -1,11 +1,14 @@
-"""Run the fuzzer: `python -m tests.fuzz --seed 1 --steps 100000 [--hosts 3]`."""
+"""Run the fuzzer: `python -m tests.fuzz --seed 1 --steps 100000 [--hosts 3]`.
+
+With `--sabotage` it runs on copies of the package in which a rule is broken, and must notice.
+"""
 
 from __future__ import annotations
 
 import argparse
+import gc
+import sys
 import time
-
-from .world import World
 
 PIECE = 2000  # steps of one world; then it must be quiet, and a new one begins
 
@@ -16,23 +19,37 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--hosts", type=int, choices=(2, 3), default=3)
     parser.add_argument("--lazy", action="store_true", help="start coroutines as trio does")
+    parser.add_argument("--sabotage", nargs="*", metavar="WORD", help="breaks with such a name")
     options = parser.parse_args()
 
+    if options.sabotage is not None:
+        from .hunt import hunt
+
+        sys.exit(hunt(options.seed, options.sabotage))
+    run(options.seed, options.steps, hosts=options.hosts, eager=not options.lazy)
+
+
+def run(seed: int, steps: int, *, hosts: int, eager: bool) -> None:
+    """So many steps, in worlds of a limited length."""
+    from .world import World
+
+    gc.collect()
+    gc.freeze()  # what is here stays, and is no business of the collections to come
     started = time.monotonic()
     done = 0
-    while done < options.steps:
-        seed = options.seed * 1_000_003 + done
-        world = World(seed, hosts=options.hosts, eager=not options.lazy)
-        steps = min(PIECE, options.steps - done)
+    while done < steps:
+        world_seed = seed * 1_000_003 + done
+        world = World(world_seed, hosts=hosts, eager=eager)
+        piece = min(PIECE, steps - done)
         try:
-            world.run(steps)
+            world.run(piece)
         except BaseException:
             print("\n".join(world.history[-60:]))
-            print(f"failed: world seed {seed}, {options.hosts} hosts, after {done} steps before it")
+            print(f"failed: world seed {world_seed}, {hosts} hosts, after {done} steps before it")
             raise
-        done += steps
+        done += piece
     seconds = time.monotonic() - started
-    print(f"{done} steps, {options.hosts} hosts, seed {options.seed}: all arrived, {seconds:.0f} s")
+    print(f"{done} steps, {hosts} hosts, seed {seed}: all arrived, {seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -6,22 +6,25 @@ own name. So each arrival can be checked at once: is this the object that the li
 oracle knows, whatever the wire did), and is this the next call of that line? At the end, all that
 was called on a line which leads somewhere must have arrived, and every table must be empty.
 
-Frames are delivered one at a time, in random order between connections, so that every race that
-the protocol permits will come about.
+Frames are delivered one at a time, in random order between connections, and a side may for a while
+take none, so that every race that the protocol permits will come about.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
+from asyncio import CancelledError
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from capnode_py import CapnodeError, Promise, Stub, Target
-from capnode_py.testing import FakeDriver, Fence, Wire
+from capnode_py import CannotPass, CapnodeError, Limits, Promise, Stub, Target
+from capnode_py.testing import FakeDriver, Fence, Task, Wire
 
 MOST_LINES = 25  # a host drops references above this, so that a long run stays small
 MOST_FRAMES = 60  # on all wires together, before some are delivered
+LIMITS = Limits(high_water=600, low_water=200)  # so low that a side which takes nothing is felt
 
 
 class Truth:
@@ -77,6 +80,7 @@ class Line:
         self.called = 0
         self.arrived = 0
         self.awaited = False
+        self.task: Task | None = None
 
     def is_read(self) -> bool:
         """A path that is being read: what is called on it meanwhile is not ordered with what will
@@ -98,6 +102,14 @@ class Thing(Target):
         """A call whose arrival is checked."""
         self._host.world.arrived(self, line, count)
 
+    async def hit_later(self, line: int, count: int) -> None:
+        """The same, in a handler that may take a task of its own."""
+        self.hit(line, count)
+
+    def spoil(self, number: int) -> Any:
+        """References that cannot cross, for what stands beside them."""
+        return [self, {"in": self._host.choose(number)}, object()]
+
     def give(self, number: int) -> Any:
         """A reference that this host holds; the caller's line `number` then leads there."""
         return self._host.choose(number)
@@ -113,10 +125,12 @@ class Thing(Target):
         await fence.wait()
         return self._host.choose(number)
 
-    def take(self, ref: Any, number: int) -> None:
-        """A reference for this host to hold."""
+    def take(self, refs: list[Any], number: int) -> None:
+        """A reference for this host to hold, which came once or more often."""
         world = self._host.world
-        self._host.hold(ref, world.truths[number])
+        if any(ref is not refs[0] for ref in refs):
+            world.fail_with(f"one reference came as several: {refs}")
+        self._host.hold(refs[0], world.truths[number])
 
     async def echo(self, ref: Any, number: int, source: int) -> Any:
         """What was sent comes home."""
@@ -166,20 +180,20 @@ class Host:
 
 
 class Failure(AssertionError):
-    """The oracle disagrees."""
+    """The oracle disagrees. In a handler it is an answer like any other, so the world notes it."""
 
 
 class World:
     """Some hosts, all connected, and the oracle.
 
     Args:
-        seed: of all that happens.
+        seed: of all that happens, or what makes all choices.
         hosts: how many; 2 or 3.
         eager: coroutine handlers start inline.
     """
 
-    def __init__(self, seed: int, *, hosts: int = 2, eager: bool = True) -> None:
-        self.random = random.Random(seed)
+    def __init__(self, seed: int | random.Random, *, hosts: int = 2, eager: bool = True) -> None:
+        self.random = seed if isinstance(seed, random.Random) else random.Random(seed)
         self.wire = Wire()
         self.lines: dict[int, Line] = {}
         self.last_line = 0
@@ -188,11 +202,18 @@ class World:
         self.fences: list[Fence] = []
         self.cancelled: list[Truth] = []
         self.history: list[str] = []
+        self.failure: Failure | None = None
         self.hosts = [Host(self, name) for name in "abc"[:hosts]]
         self.host_of: dict[int, Host] = {}
         for position, one in enumerate(self.hosts):
             for other in self.hosts[position + 1 :]:
-                near, far = self.wire.link(one.index, other.index, names=(one.name, other.name))
+                near, far = self.wire.link(
+                    one.index,
+                    other.index,
+                    limits=LIMITS,
+                    far_limits=LIMITS,
+                    names=(one.name + other.name, other.name + one.name),
+                )
                 for host, side in ((one, near), (other, far)):
                     host.sides.append(side)
                     side.eager = eager
@@ -203,7 +224,11 @@ class World:
             (self.pass_on, 10),
             (self.wait_for, 6),
             (self.drop, 6),
-            (self.cancel, 1),
+            (self.collect, 1),
+            (self.cancel, 2),
+            (self.fail, 2),
+            (self.stall, 1),
+            (self.unstall, 2),
             (self.open_fence, 4),
             (self.flush, 10),
             (self.deliver, 30),
@@ -240,17 +265,25 @@ class World:
         truth = self.truths[self.last_truth] = Truth(needs=needs)
         return self.last_truth, truth
 
+    def fail_with(self, what: str) -> NoReturn:
+        self.failure = self.failure or Failure(what)
+        raise self.failure
+
     def arrived(self, thing: Thing, number: int, count: int) -> None:
         line = self.lines[number]
         truth = line.truth.root()
         if truth.thing is not thing:
             expected = truth.thing._name if truth.thing else "nothing yet"
-            raise Failure(f"{line}: call {count} came to {thing._name}, but it leads to {expected}")
+            self.fail_with(
+                f"{line}: call {count} came to {thing._name}, but it leads to {expected}"
+            )
         if count != line.arrived:
-            raise Failure(f"{line}: call {count} arrived where {line.arrived} was next")
+            self.fail_with(f"{line}: call {count} arrived where {line.arrived} was next")
         line.arrived += 1
 
     def check_alive(self) -> None:
+        if self.failure is not None:
+            raise self.failure
         for side in self.wire.sides:
             if side.session.error is not None:
                 raise Failure(f"{side.name}: the session ended: {side.session.error!r}")
@@ -262,12 +295,14 @@ class World:
         count = line.called
         line.called += 1
         self.note(f"{host.name}: hit {line} {count}")
-        if isinstance(line.ref, Thing) or self.random.random() < 0.7:
+        if isinstance(line.ref, Thing):
             line.ref.hit(line.number, count)
+            return
+        method = line.ref[self.random.choice(("hit", "hit_later"))]
+        if self.random.random() < 0.7:
+            method(line.number, count)
         else:
-            side = self.side_of(host, line.ref)
-            base, path = _place(line.ref.hit)
-            side.session.notify(base, path, (line.number, count), {})
+            self.side_of(host, line.ref).peer.notify(method, line.number, count)
 
     def ask(self, host: Host) -> None:
         """A call whose answer is a reference, to be used before it is here."""
@@ -295,8 +330,9 @@ class World:
             return
         number, truth = self.new_truth()
         truth.same_as = other.truth
-        self.note(f"{host.name}: pass {other} to {line}")
-        line.ref.take(other.ref, number)
+        times = self.random.choice((1, 1, 2, 3))
+        self.note(f"{host.name}: pass {other} to {line}, {times} times")
+        line.ref.take([other.ref] * times, number)
 
     def wait_for(self, host: Host) -> None:
         """Go on with the value of a promise, in the place of the promise."""
@@ -305,21 +341,56 @@ class World:
             return
         line.awaited = True
         self.note(f"{host.name}: await {line}")
-        self.side_of(host, line.ref).spawn(_become(line))
+        line.task = self.side_of(host, line.ref).spawn(_become(line))
 
     def drop(self, host: Host) -> None:
         if len(host.lines) > MOST_LINES or (host.lines and self.random.random() < 0.3):
             line = host.lines.pop(self.random.randrange(len(host.lines)))
             self.note(f"{host.name}: drop {line}")
+            if self.random.random() < 0.3:  # the collector will find it
+                circle = [line.ref]
+                circle.append(circle)
             line.ref = None
             while len(host.lines) > MOST_LINES:
                 host.lines.pop(self.random.randrange(len(host.lines))).ref = None
 
+    def collect(self, _host: Host) -> None:
+        self.note("a collection")
+        gc.collect()
+
+    def fail(self, host: Host) -> None:
+        """A call that cannot be made, or one whose result cannot cross: nothing is left of it."""
+        line, other = host.any_line(), host.any_line()
+        if isinstance(line.ref, Thing):
+            return
+        if self.random.random() < 0.5:
+            self.note(f"{host.name}: fail to pass {other} to {line}")
+            with contextlib.suppress(CannotPass):
+                line.ref.take([host.things[0], other.ref, host.things[1], object()], 0)
+                raise Failure(f"{line}: an object passed that cannot")
+        else:
+            number, _ = self.new_truth(line.truth)
+            self.note(f"{host.name}: spoil {line}, as truth {number}")
+            self.side_of(host, line.ref).spawn(_ignore(line.ref.spoil(number)))
+
+    def stall(self, host: Host) -> None:
+        """The other side takes no bytes, for a while."""
+        self.random.choice(host.sides).stall()
+
+    def unstall(self, host: Host) -> None:
+        self.random.choice(host.sides).unstall()
+
     def cancel(self, host: Host) -> None:
-        line = host.any_line()
-        if isinstance(line.ref, Promise) and not line.ref._path:
-            self.note(f"{host.name}: cancel {line}")
-            self.cancelled.append(line.truth)
+        """Of a promise, or of a task that awaits one."""
+        pending = [line for line in host.lines if isinstance(line.ref, Promise)]
+        if not pending:
+            return
+        line = self.random.choice(pending)
+        self.cancelled.append(line.truth)
+        self.note(f"{host.name}: cancel {line}")
+        if line.task is not None:
+            line.task.cancel()
+        elif not line.ref._path:
             line.ref.cancel()
 
     def open_fence(self, _host: Host) -> None:
@@ -347,6 +418,8 @@ class World:
     # The end.
 
     def finish(self) -> None:
+        for side in self.wire.sides:
+            side.unstall()
         self.wire.run()
         while self.fences:
             self.fences.pop().set()
@@ -367,14 +440,17 @@ class World:
         self.check_alive()
 
 
-def _place(target: Promise | Stub) -> tuple[Any, Any]:
-    return (target, ()) if isinstance(target, Stub) else (target._base, target._path)
+async def _ignore(promise: Promise) -> None:
+    with contextlib.suppress(CapnodeError):
+        await promise
 
 
 async def _become(line: Line) -> None:
     try:
         value = await line.ref
-    except CapnodeError:  # cancelled, or what it came from was
+    except (CapnodeError, CancelledError):  # cancelled, or what it came from was
         return
+    finally:
+        line.task = None
     if line.ref is not None:
         line.ref = value

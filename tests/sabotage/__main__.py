@@ -22,6 +22,7 @@ import tempfile
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio._backends._asyncio  # noqa: F401
 import cbor2  # noqa: F401
@@ -48,11 +49,7 @@ ARGUMENTS = [
 def main(words: Sequence[str]) -> int:
     """Run them; the exit code."""
     chosen = [b for b in BREAKS if not words or any(word in b.name for word in words)]
-    stale = [b for b in chosen if (ROOT / PACKAGE / b.file).read_text().count(b.old) != 1]
-    for b in stale:
-        print(f"{b.name}: this text does not stand once in {b.file}:\n{b.old}\n")
-    if stale or not chosen:
-        print("nothing was run: repair tests/sabotage/breaks.py")
+    if not can_be_applied(chosen):
         return 2
 
     with tempfile.TemporaryDirectory(prefix="sabotage-") as scratch:
@@ -65,6 +62,16 @@ def main(words: Sequence[str]) -> int:
         runs = [Run(Path(scratch, str(n)), b.tests, b) for n, b in enumerate(chosen)]
         finish(runs)
         return 1 if report(runs) else 0
+
+
+def can_be_applied(chosen: Sequence[Break]) -> bool:
+    """Does the text of each still stand in the source? If not, it is printed."""
+    stale = [b for b in chosen if (ROOT / PACKAGE / b.file).read_text().count(b.old) != 1]
+    for b in stale:
+        print(f"{b.name}: this text does not stand once in {b.file}:\n{b.old}\n")
+    if stale or not chosen:
+        print("nothing was run: repair tests/sabotage/breaks.py")
+    return bool(chosen) and not stale
 
 
 def report(runs: Sequence[Run]) -> int:
@@ -117,12 +124,11 @@ class Run:
         try:
             os.chdir(ROOT)
             sys.path[0] = str(self._path)  # where the directory of the intact package stood
-            outcomes = Outcomes()
-            pytest.main([*ARGUMENTS, *self.tests], plugins=[outcomes])
+            outcome = self.work()
             where = sys.modules[PACKAGE].__file__ or ""
             if not where.startswith(str(self._path)):
                 raise RuntimeError(f"{where} was imported instead of the copy")
-            (self._path / "outcomes").write_text(json.dumps([outcomes.passed, outcomes.failed]))
+            (self._path / "outcome").write_text(json.dumps(outcome))
         except BaseException:
             traceback.print_exc()
         finally:
@@ -130,9 +136,20 @@ class Run:
             sys.stderr.flush()
             os._exit(0)
 
-    def read_outcomes(self) -> None:
-        if (self._path / "outcomes").exists():
-            self.passed, self.failed = json.loads((self._path / "outcomes").read_text())
+    def work(self) -> Any:
+        """What the child does. Returns what it tells its parent."""
+        outcomes = Outcomes()
+        pytest.main([*ARGUMENTS, *self.tests], plugins=[outcomes])
+        return outcomes.passed, outcomes.failed
+
+    def read(self) -> Any:
+        """What the child has told; None if it did not come to that."""
+        told = self._path / "outcome"
+        return json.loads(told.read_text()) if told.exists() else None
+
+    def finished(self) -> None:
+        """The child has ended."""
+        self.passed, self.failed = self.read() or ([], [])
 
     def output(self) -> str:
         """The end of what it printed."""
@@ -163,7 +180,7 @@ def finish(runs: Sequence[Run]) -> None:
             running[run.start()] = run
         else:
             pid, _ = os.wait()
-            running.pop(pid).read_outcomes()
+            running.pop(pid).finished()
 
 
 def node_id(test: str) -> str:

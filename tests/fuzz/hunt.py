@@ -1,0 +1,100 @@
+"""Break the rules of order and counting on purpose: the fuzzer must find each of them.
+
+Each break of `tests.sabotage` is applied to a copy of the package, in a fork of its own, and random
+worlds are run on that until one of them fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.sabotage.__main__ import Run, can_be_applied, finish
+from tests.sabotage.breaks import BREAKS, Break
+
+STEPS = 10_000
+PIECE = 1000  # steps of one world
+SECONDS = 60  # what takes longer hangs
+RULES = {"1", "2", "3", "5", "6", "7"}
+
+UNSEEN = {
+    # What only a peer sends that is no capnode.
+    "a release of 0 or less is accepted",
+    "a release of more than was sent is accepted",
+    "references beside and in a value that cannot be decoded are not counted",
+    # What costs messages or time, and breaks no promise of order or count.
+    "each finalizer wakes the driver",
+    "a barrier although nothing went through the promise",
+    "a barrier although the object is the other side's",
+    # What needs a second thread, or a caller that holds a lock.
+    "a finalizer releases by itself",
+    "a call through a promise runs a handler of this side in the calling",
+}
+"""Breaks of these rules that no random run can see, by name."""
+
+
+class Hunt(Run):
+    """The search for one break.
+
+    Attributes:
+        steps: after which it was found; None if it was not.
+        how: what was seen.
+    """
+
+    def __init__(self, path: Path, broken: Break, seed: int) -> None:
+        super().__init__(path, (), broken)
+        self._seed = seed
+        self.steps: int | None = None
+        self.how = ""
+
+    def work(self) -> Any:
+        """See `Run.work`: the steps after which it was found, and how."""
+        from .world import World
+
+        signal.alarm(SECONDS)
+        for number in range(STEPS // PIECE):
+            world = World(
+                self._seed * 1_000_003 + number, hosts=2 + number % 2, eager=number % 4 < 2
+            )
+            try:
+                with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+                    world.run(PIECE)
+            except BaseException as error:
+                return (number + 1) * PIECE, f"{type(error).__name__}: {error}"
+        return None, ""
+
+    def finished(self) -> None:
+        """See `Run.finished`."""
+        self.steps, self.how = self.read() or (0, "it hung, or crashed")
+
+
+def hunt(seed: int, words: Sequence[str]) -> int:
+    """Look for each; the exit code."""
+    chosen = [b for b in BREAKS if RULES & {*b.rule.split(", ")} and b.name not in UNSEEN]
+    unknown = UNSEEN - {b.name for b in BREAKS}
+    if unknown:
+        print(f"no such breaks: {unknown}")
+        return 2
+
+    if words:
+        chosen = [b for b in chosen if any(word in b.name for word in words)]
+    if not can_be_applied(chosen):
+        return 2
+
+    with tempfile.TemporaryDirectory(prefix="hunt-") as scratch:
+        hunts = [Hunt(Path(scratch, str(n)), b, seed) for n, b in enumerate(chosen)]
+        finish(hunts)
+        missed = 0
+        for b, each in zip(chosen, hunts, strict=True):
+            missed += each.steps is None
+            found = "NOT FOUND" if each.steps is None else f"{each.steps:>6} steps"
+            print(
+                f"{found:12}  {b.rule:6}  {b.name}: {each.how.splitlines()[0] if each.how else ''}"
+            )
+    print(f"{len(hunts) - missed} of {len(hunts)} breaks were found within {STEPS} steps")
+    return 1 if missed else 0
