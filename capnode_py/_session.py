@@ -785,7 +785,10 @@ class Session:
         return self.traits.hello and self.remote is None
 
     def receive(self, data: bytes) -> None:
-        """Bytes have come. What they ask for is started, and answers are queued for `flush`."""
+        """Bytes have come. What they ask for is started, and answers are queued for `flush`. What
+        comes after the end of the session is not looked at."""
+        if self.error is not None:
+            return
         self.bytes_received += len(data)
         try:
             for item in self._codec.feed(data):

@@ -118,7 +118,7 @@ async def settled_memory(*peers: capnode.Peer) -> int:
         for peer in peers:
             await peer.ping()
     with contextlib.suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text().split()[1])  # noqa: ASYNC240
         return pages * os.sysconf("SC_PAGE_SIZE")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

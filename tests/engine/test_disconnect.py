@@ -333,3 +333,19 @@ def test_what_has_come_before_the_bye_is_answered(wire: Wire, eager: bool) -> No
     assert far.peer.is_closed
     assert service.log == []
     near.hang_up()
+
+
+def test_what_comes_after_the_end_is_not_looked_at(wire: Wire) -> None:
+    """D1: a driver may have read it already."""
+    called: list[int] = []
+    near, far = wire.link(far_index=called.append)
+    near.peer.notify(near.index, 1)
+    promise = near.index(2)
+    near.flush()
+    late = far.inbox[0].data
+    near.hang_up()
+    far.session.receive(late)
+    assert called == []
+    assert len(far.session.exports) == 0
+    with pytest.raises(PeerLost):
+        near.get(promise)

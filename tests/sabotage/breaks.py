@@ -770,6 +770,14 @@ BREAKS = [
         "        size = len(value)\n        self._parts.append(_LIST_HEADS",
         ("codec::a_value_as_deep_as_the_limit_passes_and_a_deeper_one_cannot[list]",),
     ),
+    Break(
+        "10",
+        "what comes after the end is handled",
+        "_session.py",
+        "not looked at.\"\"\"\n        if self.error is not None:\n            return\n",
+        "not looked at.\"\"\"\n",
+        ("disconnect::what_comes_after_the_end_is_not_looked_at",),
+    ),
     # Delegation, and who holds what.
     Break(
         "cap_ids",
