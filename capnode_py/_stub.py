@@ -79,8 +79,9 @@ class Breakable:
             return
         self._fate = error  # type: ignore[misc]
         if fate is not None:
-            for owner in list(fate.owners):
-                tell = fate.owners.pop(owner, None)
+            for ref in fate.owners.keyrefs():  # a list, made in one go: others may still ask
+                owner = ref()
+                tell = None if owner is None else fate.owners.pop(owner, None)
                 if tell is not None:
                     tell(owner, error)
 

@@ -87,24 +87,24 @@ class Worker(Target):
         return threading.current_thread() is threading.main_thread(), capnode.wait(function(), 5)
 
 
-async def lend_here(_road: Any, worker: Worker) -> tuple[Any, Any, type[Exception]]:
-    facade, revoke = capnode.revocable(worker)
+async def lend_here(_road: Any, worker: Worker, **options: Any) -> Any:
+    facade, revoke = capnode.revocable(worker, **options)
     return facade, revoke, Revoked
 
 
-async def lend_afar(road: Any, worker: Worker) -> tuple[Any, Any, type[Exception]]:
-    facade, revoke = capnode.revocable(worker)
+async def lend_afar(road: Any, worker: Worker, **options: Any) -> Any:
+    facade, revoke = capnode.revocable(worker, **options)
     near, _ = await road.open(far_index={"get": [facade].pop})
     return await near.index.get(), revoke, RemoteError
 
 
-async def lend_a_stub(road: Any, worker: Worker) -> tuple[Any, Any, type[Exception]]:
+async def lend_a_stub(road: Any, worker: Worker, **options: Any) -> Any:
     near, _ = await road.open(far_index=worker)
-    facade, revoke = capnode.revocable(near.index)
+    facade, revoke = capnode.revocable(near.index, **options)
     return facade, revoke, Revoked
 
 
-Lend = Callable[[Any, Worker], Awaitable[tuple[Any, Any, type[Exception]]]]
+Lend = Callable[..., Awaitable[tuple[Any, Any, type[Exception]]]]
 LENT = pytest.mark.parametrize("lend", [lend_here, lend_afar, lend_a_stub])
 
 
@@ -116,10 +116,13 @@ async def failure(call: Callable[[], Awaitable[Any]], caught: list[BaseException
 
 
 @LENT
-async def test_running_calls_are_cancelled_and_fail_with_the_reason(any_road: Any, lend: Lend):
+@pytest.mark.parametrize("derived", [True, False])
+async def test_running_calls_are_cancelled_and_fail_with_the_reason(
+    any_road: Any, lend: Lend, derived: bool
+):
     """M8, M10"""
     worker = Worker()
-    handle, revoke, kind = await lend(any_road, worker)
+    handle, revoke, kind = await lend(any_road, worker, derived=derived)
     caught: list[BaseException] = []
     async with anyio.create_task_group() as group:
         for _ in range(3):
