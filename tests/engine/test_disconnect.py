@@ -339,8 +339,8 @@ def test_what_comes_after_the_end_is_not_looked_at(wire: Wire) -> None:
     """D1: a driver may have read it already."""
     called: list[int] = []
     near, far = wire.link(far_index=called.append)
-    near.peer.notify(near.index, 1)
     promise = near.index(2)
+    near.peer.notify(near.index, 1)
     near.flush()
     late = far.inbox[0].data
     near.hang_up()
