@@ -635,6 +635,25 @@ async def test_what_makes_no_sense_ends_the_connection_on_both_sides(spoil, why)
     await anyio.lowlevel.checkpoint()
 
 
+async def test_a_call_that_comes_after_the_end_is_not_run():
+    calls: list[bytes] = []
+    frames: list[bytes] = []
+    remote = Capnode(index={"log": calls.append}).create_remote()
+    remote2 = Capnode().create_remote()
+    join(remote, remote2)
+    await remote2.ping()
+    remote2.add_remote_message_listener(frames.append)
+    await remote2.index.log(b"in time")
+    await check_peers_quiet(remote, remote2)
+    await remote.aclose()
+    await remote2.wait_closed()
+    remote.receive_message(frames[0])
+    for _ in range(10):
+        await anyio.lowlevel.checkpoint()
+    assert calls == [b"in time"]
+    assert remote.stats().exports == 0
+
+
 async def test_a_cut_message_is_no_error_of_a_stream():
     host = Capnode(index={"transform": transform})
     remote, remote2 = host.create_remote(), Capnode().create_remote()
