@@ -795,10 +795,10 @@ class Session:
                 if type(item) is bytes:
                     messages, marked = self._codec.decode(item)
                     self.incoming.frame(messages, marked, len(item))
-                    if self.error is not None:
-                        return
                 else:
                     self._greet(cast(Hello, item))
+                if self.error is not None:
+                    return
         except ProtocolError as error:
             self.abort(error)
 

@@ -774,8 +774,8 @@ BREAKS = [
         "10",
         "what comes after the end is handled",
         "_session.py",
-        "not looked at.\"\"\"\n        if self.error is not None:\n            return\n",
-        "not looked at.\"\"\"\n",
+        'not looked at."""\n        if self.error is not None:\n            return\n',
+        'not looked at."""\n',
         ("disconnect::what_comes_after_the_end_is_not_looked_at",),
     ),
     # Delegation, and who holds what.
