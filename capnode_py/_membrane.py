@@ -37,7 +37,7 @@ from ._errors import Revoked, again
 from ._messages import Path, Step
 from ._reach import FAR, Facade, callable_from_afar, copied, no_member, reach, reference_key
 from ._seam import as_cell
-from ._stub import FUNCTIONS, Breakable, Promise, Stub, Target, Tell
+from ._stub import FUNCTIONS, Breakable, Fate, Promise, Stub, Target, Tell
 
 _ATOMS = (type(None), bool, int, float, str, bytes)
 _DEEPEST = 200  # far beyond what any peer takes (Limits.max_depth)
@@ -368,6 +368,7 @@ class Lent(Facade):
         self._terms = terms
         self._obj = obj
         self._inward = inward
+        self._fate = Fate()  # at once: it may be exported in one thread and revoked in another
 
     def __repr__(self) -> str:
         obj = self._obj

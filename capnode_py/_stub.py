@@ -45,7 +45,7 @@ class Breakable:
 
     __slots__ = ()  # `_fate` is a slot of each subclass, which may have another base
 
-    _fate: _Fate | BaseException
+    _fate: Fate | BaseException
 
     def _watch(self, owner: Any, tell: Tell) -> None:
         """Call ``tell(owner, error)`` when it breaks: now, if it has.
@@ -65,12 +65,12 @@ class Breakable:
         if fate is not None:
             fate.kept.append(value)
 
-    def _future(self) -> _Fate | None:
+    def _future(self) -> Fate | None:
         """Who is to be told; None if it is broken."""
         fate = getattr(self, "_fate", None)
-        if fate is None:
-            fate = self._fate = _Fate()  # type: ignore[misc]
-        return fate if type(fate) is _Fate else None
+        if fate is None:  # of a stub, which lives in one thread; a facade has one from the first
+            fate = self._fate = Fate()  # type: ignore[misc]
+        return fate if type(fate) is Fate else None
 
     def _break(self, error: BaseException) -> None:
         """It is broken from now on, and who asked is told. Only the first error counts."""
@@ -92,7 +92,7 @@ class Breakable:
         return fate if isinstance(fate, BaseException) else None
 
 
-class _Fate:
+class Fate:
     """Who asked to be told of a break, each with how, and what is held for them until then."""
 
     __slots__ = ("kept", "owners")

@@ -795,6 +795,21 @@ def test_a_reference_that_follows_its_break_is_told_of(wire: Wire) -> None:
     taken.clear()
 
 
+def test_who_asks_in_the_moment_of_the_break_is_told_once() -> None:
+    """As if another thread revoked between any two steps of asking."""
+    facade, revoke = capnode.revocable(Box())
+    told: list[Any] = []
+
+    class Asking:
+        def __hash__(self) -> int:  # called as it is entered
+            revoke("enough")
+            return 1
+
+    asking = Asking()
+    facade._watch(asking, lambda owner, error: told.append((owner, error.args)))
+    assert told == [(asking, ("enough",))]
+
+
 def test_each_who_asked_is_told_once(wire: Wire) -> None:
     near, _, _, revoke = lend_to(wire)
     stub = near.get(near.index.get())

@@ -1011,6 +1011,14 @@ BREAKS = [
     ),
     Break(
         "lending",
+        "who asks in the moment of the break is not told",
+        "_stub.py",
+        "            if self._fate is fate or fate.owners.pop(owner, None) is None:\n",
+        "            if True:\n",
+        ("membrane::who_asks_in_the_moment_of_the_break_is_told_once",),
+    ),
+    Break(
+        "lending",
         "the end of a connection breaks no stub",
         "_session.py",
         "                held._break(error)\n",
