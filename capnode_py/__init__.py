@@ -18,6 +18,10 @@ them. The map of the package, in reading order:
 `_seam`          to_ref and from_ref, between the engine and a codec
 `_outbox`        what leaves: frames, pushes or calls, releases
 `_router`        where a call goes: the wire, a queue, or the driver
+`_incoming`      what each word of the other side does
+`_outgoing`      what this side says of calls
+`_holding`       who wants to know: `_released`, `on_broken`
+`_delegation`    the cap_ids of one connection
 `_session`       the engine of one connection
 `driver`         what carries a session: asyncio and uvloop, anyio (trio, any stream), or messages
 `_capnode`       Capnode: a host, which is what its connections share

@@ -115,7 +115,7 @@ class Capnode:
         if parts.kind == CONNECTION:
             session = self.sessions.get(parts.place)
             if session is not None:
-                return session.find_export(parts)
+                return session.delegation.find(parts)
         elif parts.kind == REGISTERED:
             if self.registry is not None:
                 return self.registry.find(cap_id)

@@ -156,10 +156,10 @@ class Incoming:
             self._session.finish(self._session.in_full(id, running), result)
         elif word == CALL:
             entries[id] = (result, PULLED)
-            self._session.send_value(id, result)
+            self._session.outgoing.value(id, result)
         else:
             entries[id] = (result, UNDECIDED)
-            self._session.hold(id, result)
+            self._session.holding.hold(id, result)
         return None
 
     def _call(self, message: list[Any]) -> None:
@@ -357,13 +357,13 @@ class Incoming:
             raise _malformed(message)
         for answer in self._exports.release_answers(answers):
             self._freed_rejected(answer)
-        if self._session.kept_alive:
-            self._session.let_go_of(answers)
+        if self._session.holding.targets:
+            self._session.holding.let_go_of(answers)
         for pair in references:
             if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not int or pair[0] > -1:
                 raise RemoteProtocolError(f"release of {pair!r} as a reference")
             if self._exports.release(*pair) is not None:
-                self._session.let_go(pair[0])
+                self._session.holding.let_go(pair[0])
 
     def _freed_rejected(self, answer: Answer) -> None:
         if answer.failed_here and answer.pulled != PULLED:

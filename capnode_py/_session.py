@@ -4,7 +4,7 @@ A driver carries it (`Driver` says what the engine asks of one): it feeds what i
 writes what `flush` gives, starts the calls that it is handed, in order, and tells their outcome by
 `finish` or `fail`. The session never runs user code and never waits.
 
-How a call goes. Here: `call` (a stub was called), `_call_import` (it is encoded, and a question is
+How a call goes. Here: `call` (a stub was called), `Outgoing.call` (it is encoded, and a question is
 entered), `flush`. There: `receive`, `Incoming._call` (an answer is entered), `Router.route`, the
 driver's `start`, `finish`, `answer`, `flush`. Here again: `receive`, `Incoming._resolve`, which
 settles the cell.
@@ -14,23 +14,19 @@ settles the cell.
 from __future__ import annotations
 
 import logging
-import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable
 from functools import partial
-from types import MethodType
 from typing import Any, Protocol, cast
 
-from ._cap_ids import CapId, Parts, Unknown, of_export, parse, proof_of_export
 from ._cell import FULFILLED, NOT_YET, PENDING, PULLED, REJECTED, UNDECIDED, Answer, Call, Cell
+from ._delegation import Delegation
 from ._errors import (
     CannotPass,
     CapnodeError,
-    LimitExceeded,
     PeerClosed,
     PeerDied,
     ProtocolError,
-    Released,
     RemoteProtocolError,
     Withdrawn,
     again,
@@ -38,16 +34,17 @@ from ._errors import (
     from_far,
     to_far,
 )
+from ._holding import Holding
 from ._incoming import Incoming
 from ._limits import Limits
-from ._messages import ABORT, BYE, CANCEL, PING, PULL, SEND, UNNAMED, At, Codec, Hello, Path, Traits
+from ._messages import ABORT, BYE, CANCEL, PING, PULL, UNNAMED, Codec, Hello, Path, Traits
 from ._outbox import Outbox
+from ._outgoing import Outgoing
 from ._payload import Hole
-from ._reach import held_targets
 from ._router import Router
 from ._seam import Host, Seam, as_cell
-from ._stub import Breakable, Promise, Stub, Target, Tell
-from ._tables import Export, ExportTable, Import, ImportTable, Running
+from ._stub import CLOSING, GIVEN_UP, Promise, Stub
+from ._tables import ExportTable, Import, ImportTable, Running
 
 logger = logging.getLogger("capnode_py.session")
 
@@ -123,8 +120,9 @@ class Session:
         said_bye: no more calls from us.
         bytes_received: since the beginning.
         kept: the calls of the other side that wait until the backlog shrinks.
-        kept_alive: the targets that want to know who holds them, by the entry that does.
-        incoming: what has come from the other side.
+        incoming: what comes from the other side; `outgoing`: what we say.
+        holding: what those want to know who hold and are held.
+        delegation: cap_ids.
     """
 
     def __init__(
@@ -139,12 +137,7 @@ class Session:
     ) -> None:
         self._codec = codec
         self._driver = driver
-        self._limits = limits
         self._hello = hello
-        self._host = host
-        self._get_index = get_index
-        self.kept_alive: dict[int, list[Target]] = {}
-        self._max_message = limits.max_frame
         self._notes: deque[Import] = deque()
         self._noted = False
         self._pings: dict[int, Callable[[], None]] = {}
@@ -163,7 +156,14 @@ class Session:
         self._outbox = Outbox(codec, wake=driver.wake, wake_later=driver.wake_later)
         self._seam = Seam(self, codec, self.imports, self.exports, get_index, host)
         self._router = Router(self, limits, start=driver.start, backlog=self.backlog)
+        self.holding = Holding(self, driver, codec, self._outbox, host, get_index)
+        self.outgoing = Outgoing(self, codec, self._outbox, self._seam, limits)
+        self.delegation = Delegation(self, hello, self._seam, get_index)
         self.route = self._router.route
+        self.control = self.outgoing.control
+        self.cap_id = self.delegation.cap_id
+        self.reconstruct = self.delegation.reconstruct
+        self.on_broken = self.holding.on_broken
         self.release_answer = self._outbox.release_answer
         self.kept = self._router.kept
         self.localize = self._seam.localize
@@ -183,17 +183,17 @@ class Session:
         if not self._driver.here():
             return self._driver.elsewhere(base, path, args, kwargs)
         if type(base) is Stub:
-            return Promise(self, self._call_import(base._id, path, args, kwargs), ())
+            return Promise(self, self.outgoing.call(base._id, path, args, kwargs), ())
         return Promise(self, self._call_through(base, path, args, kwargs), ())
 
     def _call_through(self, base: Cell, path: Path, args: Any, kwargs: Any) -> Cell:
         """A call on a promise."""
         if base.state == PENDING and base.link is None and base.import_id:
             base.used = True
-            return self._call_import(base.import_id, path, args, kwargs)
+            return self.outgoing.call(base.import_id, path, args, kwargs)
 
         if self.error is not None or self.said_bye:
-            return self._ended_cell()
+            return self.ended_cell()
         call = self._local_call(base, path, args, kwargs)
         call.reply = reply = Cell(self)
         reply.task = call
@@ -215,9 +215,9 @@ class Session:
     def notify(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any) -> None:
         """One way: takes no id, and nothing comes back."""
         if self.error is not None or self.said_bye:
-            raise again(self.error or PeerClosed(_CLOSING))
+            raise again(self.error or PeerClosed(CLOSING))
         if type(base) is Stub:
-            self._send_import(base._id, path, args, kwargs)
+            self.outgoing.send(base._id, path, args, kwargs)
         else:
             self.route(self._local_call(base, path, args, kwargs))
 
@@ -275,7 +275,7 @@ class Session:
             if stub._cap_id is not None:  # reconstructed, it may have come as a reference since
                 for id in [id for id, entry in self.imports.entries.items() if entry() is stub]:
                     self.release(id)
-            stub._id = _GIVEN_UP  # the same reference, if it comes again, is a new stub
+            stub._id = GIVEN_UP  # the same reference, if it comes again, is a new stub
 
     def plain(self, stub: Stub) -> Stub:
         """The stub that the import table knows, which a stub with options stands for."""
@@ -286,71 +286,9 @@ class Session:
         entry = self.imports.entries.get(stub._id)
         return entry is not None and entry() is stub
 
-    def cap_id(self, stub: Stub) -> str:
-        """The text that stands for a stub: see `Stub.cap_id`."""
-        if stub._id == _GIVEN_UP:
-            raise Released("this stub was given up here, and its cap_id with it")
-        if stub._cap_id is not None:
-            return stub._cap_id
-        if self.error is not None:
-            raise again(self.error)
-        if self.remote is None:  # on a Remote, whose transport is still to come
-            raise CapnodeError(
-                f"a cap_id needs the hello of {self.where}, which has not come: await peer.ping()"
-            )
-        if not self.remote.secret:
-            raise CapnodeError(f"{self.where} has no cap_ids")
-        return of_export(self.remote.session_id, self.remote.secret, stub._id)
-
-    def reconstruct(self, cap_id: str) -> Stub:
-        """A stub of what a cap_id stands for over there. It is the stub of a question, which reads
-        that object, and whose answer is never asked for; calls on it are calls on that answer.
-
-        Raises:
-            CapnodeError: there are no cap_ids here, or the connection is over.
-        """
-        if self.error is not None or self.said_bye:
-            raise again(self.error or PeerClosed(_CLOSING))
-        if not self.traits.cap_ids:
-            raise CapnodeError(f"{self.where} has no cap_ids")
-        held = self._seam.named(cap_id) or self._held_by(cap_id)
-        if held is None:
-            held = Stub(self, self._call_import(cap_id, (), None, None).import_id)
-            self.imports.adopt(held)
-            self._seam.name(held, CapId(cap_id))
-        return held
-
-    def _held_by(self, cap_id: str) -> Stub | None:
-        """The stub that we hold on this very connection, if the cap_id is of one."""
-        try:
-            parts = parse(cap_id)
-        except Unknown:
-            return None
-        if self.remote is None:  # nothing has come
-            return None
-        entry = self.imports.entries.get(parts.id)
-        stub = None if entry is None else entry()
-        if type(stub) is Stub and stub._cap_id is None and stub.cap_id == cap_id:
-            return stub
-        return None
-
-    def find_export(self, parts: Parts) -> Any:
-        """What a cap_id that was made of this connection stands for.
-
-        Raises:
-            Unknown: it was not, or it stands for nothing any more.
-        """
-        entry = self.exports.entries.get(parts.id)
-        proof = proof_of_export(self._hello.session_id, self._hello.secret, parts.id)
-        if parts.proves(proof) and self.error is None and type(entry) is Export:
-            value = self._get_index() if parts.id == 0 else entry.value
-            if not isinstance(value, Cell):
-                return value
-        raise Unknown
-
     def describe(self, stub: Stub, path: str = "") -> str:
         """A stub, and a path on it, in few words for `repr`."""
-        if stub._id == _GIVEN_UP:
+        if stub._id == GIVEN_UP:
             return f"{path or 'of'} {self.where}, released"
         what = "index" if stub._id == 0 else f"#{-stub._id}"
         return f"{what}{path} of {self.where}" + ("" if self.error is None else ", which is gone")
@@ -415,78 +353,11 @@ class Session:
             if self.traits.hello:
                 self.control(BYE)
 
-    def _ended_cell(self) -> Cell:
+    def ended_cell(self) -> Cell:
+        """The answer of a call that is made too late."""
         cell = Cell(self)
-        cell.reject(self.error or PeerClosed(_CLOSING))
+        cell.reject(self.error or PeerClosed(CLOSING))
         return cell
-
-    # Calls out.
-
-    def _call_import(self, target: At, path: Path, args: Any, kwargs: Any) -> Cell:
-        """A call on an import, or on what a cap_id stands for, encoded now: the cell of its
-        question."""
-        if self.error is not None or self.said_bye:
-            return self._ended_cell()
-
-        mark = len(self.exports.uncommitted)
-        message = self._encode_call(mark, target, path, args, kwargs)
-        cell = Cell(self, 0, path)
-        self._outbox.add(message, self.imports.add_question(cell))
-        if self.exports.uncommitted:
-            self._commit(mark)
-        return cell
-
-    def _send_import(self, target: int, path: Path, args: Any, kwargs: Any) -> None:
-        """A one-way call on an import."""
-        if self.error is not None or self.said_bye:  # it has waited for a promise until now
-            logger.debug("a one-way call was made too late to be sent: %r", path)
-            return
-        if not self.traits.one_way:
-            self._call_import(target, path, args, kwargs)  # dropped at once: a push and a release
-            return
-        mark = len(self.exports.uncommitted)
-        message = self._encode_call(mark, target, path, args, kwargs)
-        self._outbox.add(self._codec.word(message, SEND))
-        if self.exports.uncommitted:
-            self._commit(mark)
-
-    def _encode_call(self, mark: int, target: At, path: Path, args: Any, kwargs: Any) -> bytes:
-        if target not in self.imports.entries and type(target) is int:
-            raise Released(
-                "this stub was given up here, by dealloc or by the end of its with block"
-            )
-        if self.unsent + self._outbox.size > self._limits.max_unsent:
-            raise LimitExceeded(
-                f"{self.unsent + self._outbox.size} bytes wait to be sent, over the limit of "
-                f"{self._limits.max_unsent} (Limits.max_unsent): await peer.drain() between calls"
-            )
-        try:
-            message = self._codec.call(target, path, args, kwargs, self._seam.to_ref)
-            if len(message) > self._max_message:
-                raise self._too_long(message)
-        except BaseException:
-            self.exports.rollback(mark)
-            raise
-        return message
-
-    def _too_long(self, message: bytes) -> LimitExceeded:
-        return LimitExceeded(
-            f"a message of {len(message)} bytes, where the other side takes at most "
-            f"{self._max_message} (its Limits.max_frame): send it in parts"
-        )
-
-    def _commit(self, mark: int) -> None:
-        """The message is out: promises that it announced are resolved behind it."""
-        for export in self.exports.commit(mark):
-            if isinstance(export.value, Cell):
-                export.value.pull()
-                export.value.watch(partial(self._resolve_export, export))
-            elif isinstance(export.value, _MAY_HOLD):
-                self.hold(export.id, export.value)
-
-    def control(self, word: int, *fields: Any) -> None:
-        message = self._codec.control(word, *fields)
-        self._outbox.add(message)
 
     # What the router and the cells ask.
 
@@ -497,9 +368,9 @@ class Session:
             return
         try:
             if call.reply is None:
-                self._send_import(target, call.path, call.args, call.kwargs)
+                self.outgoing.send(target, call.path, call.args, call.kwargs)
                 return
-            question = self._call_import(target, call.path, call.args, call.kwargs)
+            question = self.outgoing.call(target, call.path, call.args, call.kwargs)
         except Exception as error:  # noqa: BLE001 - rule 8: every call is answered
             self.fail(call, error)
             return
@@ -585,45 +456,6 @@ class Session:
         call.target, call.path = target, path
         self.route(call)
 
-    # Targets that want to know when nobody holds them any more: those with a `_released`.
-
-    def hold(self, id: int, value: Any) -> None:
-        """The other side holds what is in `value`, by the entry `id`."""
-        if isinstance(value, Breakable) and id <= 0 and self.traits.breaks:
-            value._watch(self, partial(_tell_broken, id))
-        targets = held_targets(value)
-        if targets:
-            self.kept_alive[id] = targets
-            for target in targets:
-                self._host.hold(target, self, id)
-
-    def _break_export(self, id: int, error: BaseException) -> None:
-        """An object of ours is broken: who holds it is told, without a call."""
-        entry = self.exports.entries.get(id)
-        if self.error is not None or type(entry) is not Export:
-            return
-        value = self._get_index() if id == 0 else entry.value
-        if isinstance(value, Breakable) and value._broken is not None:  # else another index
-            self.exports.told(entry)
-            self._outbox.add(self._codec.reject(id, error))
-
-    def on_broken(self, stub: Stub, owner: object, tell: Tell) -> None:
-        """Call ``tell(owner, error)`` once, when `stub` is broken or the session is over.
-
-        Raises:
-            Released: it was given up here.
-        """
-        if stub._id == _GIVEN_UP:
-            raise Released("this stub was given up here, and cannot break any more")
-        if stub._id > 0 and stub._broken is None:
-            # It stands on a question, of which no break is told: watch the object itself.
-            cell = self._call_import(stub._id, (), None, None)
-            stub._keep(cell)
-            cell.pull()
-            cell.watch(partial(_watch_answer, weakref.ref(stub)))
-        stub._keep(owner)
-        stub._watch(owner, tell)
-
     def bring_soon(self, run: Callable[[], object]) -> None:
         """Call `run()` where the session lives: now, if this is there."""
         if self._driver.here():
@@ -631,55 +463,15 @@ class Session:
         else:
             self._driver.soon(run)
 
-    def let_go(self, id: int) -> None:
-        """The entry `id` is gone."""
-        for target in self.kept_alive.pop(id, ()):
-            if self._host.let_go(target, self, id):
-                self._driver.tell(target._released)  # type: ignore[attr-defined]
-
-    def let_go_of(self, answers: list[int]) -> None:
-        """These entries are gone."""
-        for id in answers:
-            self.let_go(id)
-
     def keep(self, answer: Answer) -> None:
         """The value of an answer is here, and was not asked for: calls go through it."""
         if self._is_held(answer):
-            self.hold(answer.id, answer.value)
+            self.holding.hold(answer.id, answer.value)
 
     def answer(self, answer: Answer) -> None:
         """An answer that was asked for is settled."""
         if self.exports.entries.get(answer.id) is answer:
-            self._send_outcome(answer.id, answer)
-
-    def _resolve_export(self, export: Export, cell: Cell) -> None:
-        if self.exports.entries.get(export.id) is export:
-            self.exports.told(export)
-            self._send_outcome(export.id, cell)
-
-    def _send_outcome(self, id: int, cell: Cell) -> None:
-        if cell.state == FULFILLED:
-            self.send_value(id, cell.value)
-            return
-        message = self._codec.reject(id, cell.value)
-        if len(message) > self._max_message:
-            message = self._codec.reject(id, self._too_long(message))
-        self._outbox.add(message)
-
-    def send_value(self, id: int, value: Any) -> None:
-        """The value of an answer or a promise goes out, or why it cannot."""
-        exports = self.exports
-        mark = len(exports.uncommitted)
-        try:
-            message = self._codec.resolve(id, value, self._seam.to_ref)
-            if len(message) > self._max_message:
-                raise self._too_long(message)
-        except Exception as error:  # noqa: BLE001 - rule 8: every call is answered
-            exports.rollback(mark)
-            message = self._codec.reject(id, error)
-        self._outbox.add(message)
-        if exports.uncommitted:
-            self._commit(mark)
+            self.outgoing.outcome(answer.id, answer)
 
     def withdraw(self, cell: Cell, why: BaseException | None = None) -> None:
         """Nobody on the other side wants this value: cancel its call if nothing depends on it."""
@@ -848,8 +640,7 @@ class Session:
         if last is not None:
             self._outbox.add(last)
         self._driver.ended()
-        for id in list(self.kept_alive):
-            self.let_go(id)
+        self.holding.let_go_of(list(self.holding.targets))
 
     def _greet(self, hello: Hello) -> None:
         if not set(VERSIONS) & set(hello.versions):
@@ -868,32 +659,12 @@ class Session:
             )
         if hello.application and self._codec.where == UNNAMED:
             self._codec.where = hello.application
-        self._max_message = hello.max_frame - _AROUND_MESSAGE
-        self._outbox.limit(self._max_message)
+        self.outgoing.max_message = hello.max_frame - _AROUND_MESSAGE
+        self._outbox.limit(self.outgoing.max_message)
         self._codec.max_depth = min(self._codec.max_depth, hello.max_depth)
-        self.hold(0, self._get_index())
+        self.holding.hold_index()
         self._driver.greeted()
 
-
-def _tell_broken(id: int, session: Session, error: BaseException) -> None:
-    """An export of `session` is broken; this may be another thread."""
-    session.bring_soon(partial(session._break_export, id, error))
-
-
-def _watch_answer(waiting: weakref.ref[Stub], cell: Cell) -> None:
-    """What a reconstructed stub stands for is known: they break together."""
-    stub = waiting()
-    if stub is None:
-        return
-    if cell.state == REJECTED:
-        stub._break(cell.value)
-    elif isinstance(cell.value, Breakable):
-        cell.value._watch(stub, Breakable._break)
-
-
-_GIVEN_UP = 1 << 80  # no id of any table
-_MAY_HOLD = (Target, MethodType, Stub)
-_CLOSING = "this peer is closing, and makes no new calls"
 
 # The heads of the frame and of its array, which stand around a message.
 _AROUND_MESSAGE = 18

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Generator
-from typing import Any, NoReturn, Protocol, Self, final
+from typing import Any, Final, NoReturn, Protocol, Self, final
 from weakref import WeakKeyDictionary
 
 from ._cell import STATES, Cell
@@ -24,6 +24,12 @@ FUNCTIONS = (
     functools.partial,
 )
 """What passes by reference as a function, and can be called from afar."""
+
+
+GIVEN_UP: Final = 1 << 80
+"""The id of a stub that was given up: no id of any table."""
+
+CLOSING: Final = "this peer is closing, and makes no new calls"
 
 
 class Target:

@@ -15,6 +15,7 @@ import doctest
 import importlib.util
 import inspect
 import io
+import logging
 import re
 import subprocess
 import sys
@@ -46,6 +47,15 @@ class Block(NamedTuple):
     text: str
     line: int
     scenario: str = ""
+
+
+@pytest.fixture(autouse=True)
+def _same_log_level():
+    """The guide sets it."""
+    logger = logging.getLogger("capnode_py")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 def blocks(text: str) -> Iterator[Block]:

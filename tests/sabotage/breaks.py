@@ -50,8 +50,8 @@ BREAKS = [
     Break(
         "1",
         "a call that fails to encode leaves its exports",
-        "_session.py",
-        "        except BaseException:\n            self.exports.rollback(mark)\n",
+        "_outgoing.py",
+        "        except BaseException:\n            self._exports.rollback(mark)\n",
         "        except BaseException:\n",
         ("counting::a_call_that_cannot_be_encoded_leaves_nothing",),
     ),
@@ -66,7 +66,7 @@ BREAKS = [
     Break(
         "1",
         "a result that fails to encode leaves its exports",
-        "_session.py",
+        "_outgoing.py",
         "            exports.rollback(mark)\n            message = ",
         "            message = ",
         ("counting::a_result_that_cannot_be_encoded_fails_that_call_and_leaves_nothing",),
@@ -210,7 +210,7 @@ BREAKS = [
         "4",
         "a stub that was given up works again when its reference comes again",
         "_session.py",
-        "            stub._id = _GIVEN_UP",
+        "            stub._id = GIVEN_UP",
         "            pass",
         ("counting::dealloc_and_the_same_reference_again_is_a_new_stub",),
     ),
@@ -405,7 +405,7 @@ BREAKS = [
     Break(
         "8",
         "a call whose result cannot pass has no answer",
-        "_session.py",
+        "_outgoing.py",
         "            message = self._codec.reject(id, error)\n",
         "            return\n",
         ("calls::every_call_is_answered_once_whatever_happens_to_it",),
@@ -584,10 +584,10 @@ BREAKS = [
     Break(
         "10",
         "new calls are made after our bye",
-        "_session.py",
-        "        if self.error is not None or self.said_bye:\n"
-        "            return self._ended_cell()\n\n        mark",
-        "        if self.error is not None:\n            return self._ended_cell()\n\n        mark",
+        "_outgoing.py",
+        "        if session.error is not None or session.said_bye:\n"
+        "            return session.ended_cell()\n\n        mark",
+        "        if self.error is not None:\n            return session.ended_cell()\n\n        mark",
         ("disconnect::bye_lets_running_answers_finish_and_makes_no_new_calls",),
     ),
     # 12. Reach.
@@ -683,8 +683,8 @@ BREAKS = [
     Break(
         "13",
         "there is no end to what waits to be sent",
-        "_session.py",
-        "        if self.unsent + self._outbox.size > self._limits.max_unsent:\n",
+        "_outgoing.py",
+        "        if unsent > self._max_unsent:\n",
         "        if False:\n",
         ("backlog::our_own_calls_beyond_max_unsent_raise",),
     ),
@@ -716,9 +716,9 @@ BREAKS = [
     Break(
         "wire",
         "a message is sent that is larger than the other side takes",
-        "_session.py",
-        "kwargs, self._seam.to_ref)\n            if len(message) > self._max_message:\n",
-        "kwargs, self._seam.to_ref)\n            if False:\n",
+        "_outgoing.py",
+        "kwargs, self._to_ref)\n            if len(message) > self.max_message:\n",
+        "kwargs, self._to_ref)\n            if False:\n",
         ("calls::an_oversize_request_and_an_oversize_answer_fail_one_call_each",),
     ),
     Break(
@@ -782,9 +782,9 @@ BREAKS = [
     Break(
         "cap_ids",
         "a cap_id is believed without its proof",
-        "_session.py",
-        "        if parts.proves(proof) and self.error",
-        "        if self.error",
+        "_delegation.py",
+        "        if parts.proves(proof) and self._session.error",
+        "        if self._session.error",
         ("delegation::no_guess_is_told_why_it_failed[wrong proof]",),
     ),
     Break(
@@ -839,7 +839,7 @@ BREAKS = [
         "held",
         "what only a pipeline holds is held by nobody",
         "_incoming.py",
-        "            self._session.hold(id, result)\n",
+        "            self._session.holding.hold(id, result)\n",
         "            pass\n",
         ("delegation::it_does_not_run_while_a_promise_still_leads_to_it",),
     ),
@@ -847,7 +847,7 @@ BREAKS = [
         "held",
         "the end of a connection lets nothing go",
         "_session.py",
-        "        for id in list(self.kept_alive):\n            self.let_go(id)\n",
+        "        self.holding.let_go_of(list(self.holding.targets))\n",
         "",
         ("delegation::it_runs_when_the_connection_ends",),
     ),
@@ -985,7 +985,7 @@ BREAKS = [
     Break(
         "lending",
         "the holders of a facade are not told",
-        "_session.py",
+        "_holding.py",
         "            self._outbox.add(self._codec.reject(id, error))\n",
         "            pass\n",
         ("membrane::a_holder_is_told_without_a_call",),
@@ -993,8 +993,8 @@ BREAKS = [
     Break(
         "lending",
         "a broken object is sent under its old id",
-        "_session.py",
-        "            self.exports.told(entry)\n            self._outbox",
+        "_holding.py",
+        "            exports.told(entry)\n            self._outbox",
         "            self._outbox",
         ("membrane::a_reference_that_follows_its_break_is_told_of",),
     ),
@@ -1028,7 +1028,7 @@ BREAKS = [
     Break(
         "lending",
         "a break ends at who stands between",
-        "_session.py",
+        "_outgoing.py",
         "_MAY_HOLD = (Target, MethodType, Stub)",
         "_MAY_HOLD = (Target, MethodType)",
         ("membrane::a_break_is_handed_on_by_who_stands_between",),
@@ -1044,7 +1044,7 @@ BREAKS = [
     Break(
         "lending",
         "a reconstructed stub does not break",
-        "_session.py",
+        "_holding.py",
         "        cell.value._watch(stub, Breakable._break)\n",
         "        pass\n",
         ("membrane::a_reconstructed_stub_breaks_with_what_it_stands_for",),

@@ -1,0 +1,158 @@
+"""What this side says of calls: each is encoded when it is made, and each answer when it is there.
+
+A reference counts (rule 1) when the message that carries it is encoded whole, and not otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+from ._cell import FULFILLED, Cell
+from ._errors import LimitExceeded, Released
+from ._limits import Limits
+from ._messages import SEND, At, Codec, Path
+from ._outbox import Outbox
+from ._seam import Seam
+from ._stub import Stub, Target
+from ._tables import Export
+
+if TYPE_CHECKING:
+    from ._session import Session
+
+logger = logging.getLogger("capnode_py.session")
+
+_MAY_HOLD = (Target, MethodType, Stub)
+
+
+class Outgoing:
+    """The messages of one session that carry values.
+
+    Args:
+        session: whose tables they speak of.
+        outbox: where they go.
+        seam: makes references of what is no plain data.
+
+    Attributes:
+        max_message: how long a message may be, once the other side's hello has said so.
+    """
+
+    def __init__(
+        self, session: Session, codec: Codec, outbox: Outbox, seam: Seam, limits: Limits
+    ) -> None:
+        self._session = session
+        self._codec = codec
+        self._outbox = outbox
+        self._to_ref = seam.to_ref
+        self._imports = session.imports
+        self._exports = session.exports
+        self._max_unsent = limits.max_unsent
+        self.max_message = limits.max_frame
+
+    def call(self, target: At, path: Path, args: Any, kwargs: Any) -> Cell:
+        """A call on an import, or on what a cap_id stands for: the cell of its question.
+
+        Raises:
+            CannotPass, LimitExceeded, Released: nothing was sent.
+        """
+        session = self._session
+        if session.error is not None or session.said_bye:
+            return session.ended_cell()
+
+        mark = len(self._exports.uncommitted)
+        message = self._encode(mark, target, path, args, kwargs)
+        cell = Cell(session, 0, path)
+        self._outbox.add(message, self._imports.add_question(cell))
+        if self._exports.uncommitted:
+            self._commit(mark)
+        return cell
+
+    def send(self, target: int, path: Path, args: Any, kwargs: Any) -> None:
+        """A one-way call on an import.
+
+        Raises:
+            CannotPass, LimitExceeded, Released: nothing was sent.
+        """
+        session = self._session
+        if session.error is not None or session.said_bye:  # it has waited for a promise until now
+            logger.debug("a one-way call was made too late to be sent: %r", path)
+            return
+        if not session.traits.one_way:
+            self.call(target, path, args, kwargs)  # dropped at once: a push and a release
+            return
+        mark = len(self._exports.uncommitted)
+        message = self._encode(mark, target, path, args, kwargs)
+        self._outbox.add(self._codec.word(message, SEND))
+        if self._exports.uncommitted:
+            self._commit(mark)
+
+    def control(self, word: int, *fields: Any) -> None:
+        """A message without values."""
+        self._outbox.add(self._codec.control(word, *fields))
+
+    def outcome(self, id: int, cell: Cell) -> None:
+        """What an answer or a promise of ours has come to."""
+        if cell.state == FULFILLED:
+            self.value(id, cell.value)
+            return
+        message = self._codec.reject(id, cell.value)
+        if len(message) > self.max_message:
+            message = self._codec.reject(id, self._too_long(message))
+        self._outbox.add(message)
+
+    def value(self, id: int, value: Any) -> None:
+        """The value of an answer or a promise goes out, or why it cannot."""
+        exports = self._exports
+        mark = len(exports.uncommitted)
+        try:
+            message = self._codec.resolve(id, value, self._to_ref)
+            if len(message) > self.max_message:
+                raise self._too_long(message)
+        except Exception as error:  # noqa: BLE001 - rule 8: every call is answered
+            exports.rollback(mark)
+            message = self._codec.reject(id, error)
+        self._outbox.add(message)
+        if exports.uncommitted:
+            self._commit(mark)
+
+    def _encode(self, mark: int, target: At, path: Path, args: Any, kwargs: Any) -> bytes:
+        if target not in self._imports.entries and type(target) is int:
+            raise Released(
+                "this stub was given up here, by dealloc or by the end of its with block"
+            )
+        unsent = self._session.unsent + self._outbox.size
+        if unsent > self._max_unsent:
+            raise LimitExceeded(
+                f"{unsent} bytes wait to be sent, over the limit of {self._max_unsent} "
+                "(Limits.max_unsent): await peer.drain() between calls"
+            )
+        try:
+            message = self._codec.call(target, path, args, kwargs, self._to_ref)
+            if len(message) > self.max_message:
+                raise self._too_long(message)
+        except BaseException:
+            self._exports.rollback(mark)
+            raise
+        return message
+
+    def _too_long(self, message: bytes) -> LimitExceeded:
+        return LimitExceeded(
+            f"a message of {len(message)} bytes, where the other side takes at most "
+            f"{self.max_message} (its Limits.max_frame): send it in parts"
+        )
+
+    def _commit(self, mark: int) -> None:
+        """The message is out: promises that it announced are resolved behind it."""
+        for export in self._exports.commit(mark):
+            if isinstance(export.value, Cell):
+                export.value.pull()
+                export.value.watch(partial(self._resolve, export))
+            elif isinstance(export.value, _MAY_HOLD):
+                self._session.holding.hold(export.id, export.value)
+
+    def _resolve(self, export: Export, cell: Cell) -> None:
+        if self._exports.entries.get(export.id) is export:
+            self._exports.told(export)
+            self.outcome(export.id, cell)
