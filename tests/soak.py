@@ -112,13 +112,18 @@ async def soak(calls: int, seed: int) -> Outcome:
 
 
 async def settled_memory(*peers: capnode.Peer) -> int:
-    """The resident bytes of this process, once what was dropped has been released."""
+    """The memory of this process, once what was dropped has been released."""
     gc.collect()
     for _ in range(5):
         for peer in peers:
             await peer.ping()
+    return resident()
+
+
+def resident() -> int:
+    """Resident bytes; where the system does not tell, the most there ever were."""
     with contextlib.suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text().split()[1])  # noqa: ASYNC240
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

@@ -18,7 +18,7 @@ from tests.sabotage.__main__ import Run, can_be_applied, finish
 from tests.sabotage.breaks import BREAKS, Break
 
 STEPS = 10_000
-PIECE = 1000  # steps of one world
+PIECE = 500  # steps of one world
 SECONDS = 60  # what takes longer hangs
 RULES = {"1", "2", "3", "5", "6", "7"}
 
@@ -29,8 +29,18 @@ UNSEEN = {
     "references beside and in a value that cannot be decoded are not counted",
     # What costs messages or time, and breaks no promise of order or count.
     "each finalizer wakes the driver",
+    "a flush leaves the notes",
+    "a settled promise is passed on as a promise",
     "a barrier although nothing went through the promise",
     "a barrier although the object is the other side's",
+    # What a capnode never asks for: it pings when the promise has been resolved to it, and by then
+    # all that is in the value has been resolved as well, or is its own.
+    "a position does not wait for the answer that it names",
+    "a position does not go on to the next hop",
+    "a position passes by the promises inside a value",
+    # What is no order of one reference: of two holders of a promise, of a call and a read.
+    "a promise that was passed on has no barrier",
+    "a path as argument is read before the calls that are kept",
     # What needs a second thread, or a caller that holds a lock.
     "a finalizer releases by itself",
     "a call through a promise runs a handler of this side in the calling",
@@ -46,7 +56,7 @@ class Hunt(Run):
         how: what was seen.
     """
 
-    def __init__(self, path: Path, broken: Break, seed: int) -> None:
+    def __init__(self, path: Path, broken: Break | None, seed: int) -> None:
         super().__init__(path, (), broken)
         self._seed = seed
         self.steps: int | None = None
@@ -59,7 +69,9 @@ class Hunt(Run):
         signal.alarm(SECONDS)
         for number in range(STEPS // PIECE):
             world = World(
-                self._seed * 1_000_003 + number, hosts=2 + number % 2, eager=number % 4 < 2
+                self._seed * 1_000_003 + number,
+                hosts=3 - (number % 4 == 3),
+                eager=number % 2 == 0,
             )
             try:
                 with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
@@ -87,8 +99,13 @@ def hunt(seed: int, words: Sequence[str]) -> int:
         return 2
 
     with tempfile.TemporaryDirectory(prefix="hunt-") as scratch:
+        intact = Hunt(Path(scratch, "intact"), None, seed)
         hunts = [Hunt(Path(scratch, str(n)), b, seed) for n, b in enumerate(chosen)]
-        finish(hunts)
+        finish([intact, *hunts])
+        if intact.steps is not None:
+            print(f"with nothing broken, nothing must be found: {intact.how}")
+            return 2
+
         missed = 0
         for b, each in zip(chosen, hunts, strict=True):
             missed += each.steps is None

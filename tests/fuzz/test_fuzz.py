@@ -27,5 +27,6 @@ def test_the_oracle_notices_what_goes_wrong() -> None:
     assert isinstance(line, Line)
     assert isinstance(line.ref, Thing)
     line.called = 2
+    world.failure = None
     with pytest.raises(Failure, match="2 calls made, 1 arrived"):
         world.finish()
