@@ -587,7 +587,8 @@ BREAKS = [
         "_outgoing.py",
         "        if session.error is not None or session.said_bye:\n"
         "            return session.ended_cell()\n\n        mark",
-        "        if session.error is not None:\n            return session.ended_cell()\n\n        mark",
+        "        if session.error is not None:\n"
+        "            return session.ended_cell()\n\n        mark",
         ("disconnect::bye_lets_running_answers_finish_and_makes_no_new_calls",),
     ),
     # 12. Reach.
