@@ -21,7 +21,7 @@ import binascii
 import hmac
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from typing import Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 CONNECTION: Final = "c"
 REGISTERED: Final = "r"
@@ -29,7 +29,8 @@ SHARED: Final = "s"
 
 _PLACE_SIZE = 16
 _PROOF_SIZE = 16
-_LONGEST = 100
+LONGEST = 100
+"""Characters of a cap_id, at the most."""
 
 
 class CapId(str):
@@ -39,6 +40,13 @@ class CapId(str):
 
     def __repr__(self) -> str:
         return f"<cap_id {self[:9]}...>"  # its kind, and a little of its place
+
+
+def redacted(value: Any) -> Any:
+    """What came from the wire, for an error: without cap_ids, which are secrets."""
+    if type(value) is list:
+        return [redacted(item) for item in value]
+    return CapId(value) if type(value) is str and value.startswith("cap.") else value
 
 
 class Parts(NamedTuple):
@@ -90,7 +98,7 @@ def parse(text: str) -> Parts:
         Unknown: it is none.
     """
     head, kind, content = (*text.split("."), "", "")[:3]
-    if head != "cap" or len(text) > _LONGEST or text.count(".") != 2:
+    if head != "cap" or len(text) > LONGEST or text.count(".") != 2:
         _fail()
     try:
         raw = urlsafe_b64decode(content + "=" * (-len(content) % 4))

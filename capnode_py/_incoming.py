@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from . import _tables
+from ._cap_ids import redacted
 from ._cell import FULFILLED, PULLED, UNDECIDED, Answer, Call, Cell, Position
 from ._errors import LocalProtocolError, PeerLost, RemoteError, RemoteProtocolError, Withdrawn
 from ._messages import (
@@ -79,6 +80,7 @@ class Incoming:
         self._cancelled = _NONE  # the ids that it cancels
         # Imports that have an outcome and are not released yet, with what still waits in its value.
         self._resolved: dict[int, Holes | None] = {}
+        self._broken_ids: set[int] = set()
         self.messages = 0
         self.heard_bye = False
         self._words: dict[int, Callable[[list[Any]], None]] = {
@@ -124,10 +126,10 @@ class Incoming:
             self._cancelled = _NONE
 
     def _usual_call(self, message: list[Any]) -> None:
-        """A call with plain arguments of a plain function that is here, while nothing is kept or
-        waits for its start: it is run and answered without a `Call`, an `Answer` and a way between
-        them, which saves two thirds of the work. All else goes the general way, `_call`."""
-        if self._marked or self._cancelled or len(message) != 4 or self.heard_bye:
+        """A call of a plain function that is here, with all its arguments, while nothing is kept
+        or waits for its start: it is run and answered without a `Call`, an `Answer` and a way
+        between them, which saves two thirds of the work. All else goes the general way, `_call`."""
+        if self._cancelled or len(message) != 4 or self.heard_bye:
             return self._call(message)
         word, target, path, args = message
         exports = self._exports
@@ -144,6 +146,10 @@ class Incoming:
         function = plain_function(value, path)
         if function is None or len(entries) >= exports.max or not self._is_open():
             return self._call(message)
+        if self._marked:
+            payload = self._payload([args])
+            if payload.holes or payload.bad is not None:
+                return self._call(message, payload)
 
         exports.last_answer = id = exports.last_answer + 1
         entries[id] = running = (function, value, message)
@@ -162,7 +168,8 @@ class Incoming:
             self._session.holding.hold(id, result)
         return None
 
-    def _call(self, message: list[Any]) -> None:
+    def _call(self, message: list[Any], payload: Payload | None = None) -> None:
+        """The same in the general way. `payload`: its arguments have been walked."""
         answer = self._exports.add_answer()
         call = self._read_call(message, answer)
         answer.task = call
@@ -172,7 +179,7 @@ class Incoming:
             self._payload([call.args, call.kwargs])  # its references count all the same
             self._session.withdraw(answer)
         else:
-            self._start(call)
+            self._start(call, payload)
 
     def _send(self, message: list[Any]) -> None:
         self._start(self._read_call(message, None))
@@ -204,9 +211,10 @@ class Incoming:
             base = self._seam.exported(target)
         return Call(session, base, tuple(path), args, kwargs, answer)
 
-    def _start(self, call: Call) -> None:
+    def _start(self, call: Call, payload: Payload | None = None) -> None:
         if self._marked:
-            payload = self._payload([call.args, call.kwargs])
+            if payload is None:
+                payload = self._payload([call.args, call.kwargs])
             if payload.bad is not None:
                 self._session.fail(call, bad_payload(payload.bad))
                 return
@@ -222,6 +230,11 @@ class Incoming:
     def _pull(self, message: list[Any]) -> None:
         (id,) = _fields(message, 1)
         answer = self._answer(id, "pull")
+        # Above high water it is kept, as calls are: it asks for something to be sent.
+        pulled = Position(self._session, None, partial(self._pulled, answer))
+        self._router.arrive(pulled, self._share)
+
+    def _pulled(self, answer: Answer) -> None:
         if answer.pulled != PULLED:
             answer.pulled = PULLED
             answer.pull()
@@ -231,7 +244,7 @@ class Incoming:
     def _answer(self, id: Any, word: str) -> Answer:
         answer = self._exports.find(id)
         if not isinstance(answer, Answer):
-            raise RemoteProtocolError(f"{word} of id {id}, which is no answer")
+            raise RemoteProtocolError(f"{word} of id {redacted(id)!r}, which is no answer")
         return answer
 
     def _resolve(self, message: list[Any]) -> None:
@@ -258,7 +271,9 @@ class Incoming:
         elif payload.holes:
             # Weakly: a promise that is dropped meanwhile is released at once.
             filled = partial(self._filled, weakref.ref(cell), payload)
-            self._resolved[id] = self._router.fill(payload.holes, filled, cell)
+            waiting = self._router.fill(payload.holes, filled, cell)
+            if waiting is not None:
+                self._resolved[id] = waiting
         else:
             self._settle(cell, payload.root[0], ours=payload.ours)
 
@@ -281,8 +296,9 @@ class Incoming:
         stub = None if entry is None else entry()
         if type(stub) is not Stub or not self._session.traits.breaks:
             return None
-        if stub._broken is not None:
+        if id in self._broken_ids:
             raise RemoteProtocolError(f"id {id}, which is broken, was broken again")
+        self._broken_ids.add(id)
         return stub
 
     def _outcome_of(self, id: Any) -> Cell | None:
@@ -290,7 +306,9 @@ class Incoming:
         entry = self._imports.entries.get(id) if type(id) is int else None
         if entry is None:
             if not self._imports.was_issued(id):
-                raise RemoteProtocolError(f"an outcome for id {id!r}, which was never issued")
+                raise RemoteProtocolError(
+                    f"an outcome for id {redacted(id)!r}, which was never issued"
+                )
             return None
         cell = entry()
         if (cell is not None and not isinstance(cell, Cell)) or id in self._resolved:
@@ -301,6 +319,7 @@ class Incoming:
 
     def forget(self, id: int) -> None:
         """An import is released."""
+        self._broken_ids.discard(id)
         waiting = self._resolved.pop(id, None)
         if waiting is not None:
             self._router.forget(waiting)
@@ -355,15 +374,17 @@ class Incoming:
         _, answers, references = message
         if type(answers) is not list or type(references) is not list:
             raise _malformed(message)
-        for answer in self._exports.release_answers(answers):
-            self._freed_rejected(answer)
-        if self._session.holding.targets:
-            self._session.holding.let_go_of(answers)
+        holding = self._session.holding
+        if answers:
+            for answer in self._exports.release_answers(answers):
+                self._freed_rejected(answer)
+            if holding.targets:
+                holding.let_go_of(answers)
         for pair in references:
             if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not int or pair[0] > -1:
                 raise RemoteProtocolError(f"release of {pair!r} as a reference")
-            if self._exports.release(*pair) is not None:
-                self._session.holding.let_go(pair[0])
+            if self._exports.release(*pair) is not None and holding.targets:
+                holding.let_go(pair[0])
 
     def _freed_rejected(self, answer: Answer) -> None:
         if answer.failed_here and answer.pulled != PULLED:
@@ -377,13 +398,14 @@ class Incoming:
 
     def _ping(self, message: list[Any]) -> None:
         nonce, *where = message[1:] or (None,)
-        if type(nonce) is not int or len(where) > 1:
+        if type(nonce) is not int or nonce.bit_length() > 64 or len(where) > 1:
             raise RemoteProtocolError(f"a malformed ping: {_shorten(message)}")
         pong = partial(self._session.control, PONG, nonce)
         if where:
             position = Position(self._session, self._seam.exported(where[0]), pong)
             self._router.arrive(position, self._share)
         else:
+            self._router.check_reading()
             pong()
 
     def _pong(self, message: list[Any]) -> None:
@@ -436,5 +458,5 @@ def _malformed(message: list[Any]) -> RemoteProtocolError:
 
 
 def _shorten(message: Any) -> str:
-    text = repr(message)
+    text = repr(redacted(message))
     return text if len(text) <= 100 else text[:100] + "..."

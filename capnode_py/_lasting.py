@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import inspect
 import logging
 import secrets
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ._cap_ids import CapId, Unknown, at_random, of_name, parse
 from ._holders import Holder, holders
 from ._reach import held_targets, reference_key
-from ._stub import Promise, Stub
+from ._stub import FUNCTIONS, Promise, Stub, Target
 
 logger = logging.getLogger("capnode_py.host")
 
@@ -31,10 +33,26 @@ def _let_go(value: Any, holder: Holder) -> None:
             try:
                 waits = target._released()  # type: ignore[attr-defined]
                 if inspect.iscoroutine(waits):
-                    waits.close()
-                    raise TypeError("an async _released() needs a connection: write a plain def")
+                    _finish(waits)
             except Exception:
                 logger.exception("%s._released() raised", type(target).__name__)
+
+
+def _finish(hook: Coroutine[Any, Any, None]) -> None:
+    """Run an async hook, in the event loop that runs here."""
+    from .driver.anyio import start_background
+
+    async def run() -> None:
+        try:
+            await hook
+        except Exception:
+            logger.exception("an async _released() raised")
+
+    try:
+        start_background(run)
+    except RuntimeError:
+        hook.close()
+        raise TypeError("an async _released() needs an event loop: write a plain def") from None
 
 
 def _checked_reference(value: Any, what: str) -> Any:
@@ -45,9 +63,12 @@ def _checked_reference(value: Any, what: str) -> Any:
     """
     if type(value) is Promise:
         raise TypeError(f"{what} takes what is here: await the promise first")
-    if type(value) is not Stub:
-        reference_key(value)  # raises CannotPass, which is a TypeError
-    return value
+    if type(value) is Stub or isinstance(value, (Target, *FUNCTIONS)):
+        return value
+    raise TypeError(
+        f"{what} takes a function, a capnode.Target or a stub, not a value of type "
+        f"{type(value).__name__}"
+    )
 
 
 class MethodRegistry:
@@ -79,7 +100,7 @@ class MethodRegistry:
         self._secret = secret
         self._named: dict[str, tuple[CapId, Any]] = {}
         self._by_place: dict[bytes, str] = {}
-        self._by_key: dict[object, CapId] = {}
+        self._by_key: dict[object, list[CapId]] = {}  # an object may have several names
 
     def __len__(self) -> int:
         return len(self._named)
@@ -103,13 +124,13 @@ class MethodRegistry:
             raise TypeError(f"a name is a str, not {type(name).__name__}")
         key = id(obj) if type(obj) is Stub else reference_key(obj)
         cap_id = of_name(self._secret, name)
-        if name in self._named:
-            if self._by_key.get(key) != cap_id:
-                raise ValueError(f"{name!r} is registered already: unregister({name!r}) it first")
+        if cap_id in self._by_key.get(key, ()):
             return cap_id
+        if name in self._named:
+            raise ValueError(f"{name!r} is registered already: unregister({name!r}) it first")
         self._named[name] = cap_id, obj
         self._by_place[parse(cap_id).place] = name
-        self._by_key.setdefault(key, cap_id)
+        self._by_key.setdefault(key, []).append(cap_id)
         _hold(obj, (self, name))
         return cap_id
 
@@ -122,7 +143,8 @@ class MethodRegistry:
         cap_id, obj = self._named.pop(name)
         del self._by_place[parse(cap_id).place]
         key = id(obj) if type(obj) is Stub else reference_key(obj)
-        if self._by_key.get(key) == cap_id:
+        self._by_key[key].remove(cap_id)
+        if not self._by_key[key]:
             del self._by_key[key]
         _let_go(obj, (self, name))
 
@@ -139,8 +161,9 @@ class MethodRegistry:
         return self._named[name][1]
 
     def lasting(self, key: object) -> CapId | None:
-        """The cap_id of the value with this `reference_key`."""
-        return self._by_key.get(key)
+        """The cap_id of the value with this `reference_key`: of its first name."""
+        cap_ids = self._by_key.get(key)
+        return None if cap_ids is None else cap_ids[0]
 
 
 class Shares:
@@ -157,8 +180,9 @@ class Shares:
         place = parse(cap_id).place
         end = None if ttl is None else time.monotonic() + ttl
         self._shared[place] = cap_id, value, end
-        if end is not None:
+        if end is not None and ttl is not None:
             heapq.heappush(self._ends, (end, place))
+            _call_later(ttl, self._drop_expired)
         _hold(value, (self, place))
         return cap_id
 
@@ -194,6 +218,26 @@ class Shares:
             self._remove(heapq.heappop(self._ends)[1])
 
 
+def _call_later(seconds: float, run: Callable[[], None]) -> None:
+    """Call it in the event loop that runs here; without one, who comes next does it."""
+    import asyncio
+
+    from .driver.anyio import in_trio, start_background
+
+    if in_trio():
+
+        async def wait() -> None:
+            import trio
+
+            await trio.sleep(seconds)
+            run()
+
+        start_background(wait)
+        return
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop().call_later(seconds, run)
+
+
 shares = Shares()
 
 
@@ -209,11 +253,20 @@ def share(value: Any, *, ttl: float | None = None) -> CapId:
         ValueError: `ttl` is not positive.
     """
     _checked_reference(value, "share()")
-    if ttl is not None and not ttl > 0:
-        raise ValueError(f"ttl= is a number of seconds, not {ttl!r}")
+    if ttl is not None:
+        if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
+            raise TypeError(f"ttl= is a number of seconds, not {ttl!r}")
+        if not ttl > 0:
+            raise ValueError(f"ttl={ttl!r}: must be above 0")
     return shares.add(value, ttl)
 
 
 def unshare(cap_id: str) -> None:
-    """End a cap_id that `share` gave. One that has ended already, or was none, is left alone."""
+    """End a cap_id that `share` gave. One that has ended already, or was none, is left alone.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    if not isinstance(cap_id, str):
+        raise TypeError(f"unshare() takes the cap_id that share() gave, not {cap_id!r}")
     shares.remove(cap_id)

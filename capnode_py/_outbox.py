@@ -17,7 +17,7 @@ from ._tables import Import
 FRAME_CLOSES_AT = 64 * 1024
 """A frame is closed at this size even in mid-turn, so that the other side can start."""
 
-_NO_REFERENCES: list[list[int]] = []
+_NO_REFERENCES: list[tuple[int, int]] = []
 _RELEASES_A_MESSAGE = 1000  # so that a release is a small message, and
 _RELEASE_SIZE = 40  # bytes for each in it, so that it is below any limit of the other side
 
@@ -116,15 +116,14 @@ class Outbox:
             self._answered = []
             return
 
+        answered, self._answered = self._answered, []
+        dropped, self._dropped = list(self._dropped.items()), {}
         most = min(_RELEASES_A_MESSAGE, self._max_frame // _RELEASE_SIZE)
-        if not self._dropped and len(self._answered) <= most:
+        if len(answered) + len(dropped) <= most:
             # One small message, and the frame is closed next: `add` has nothing to decide.
-            self._open.append(self._codec.release(self._answered, []))
-            self._answered = []
+            self._open.append(self._codec.release(answered, dropped))
             return
 
-        answered, self._answered = self._answered, []
-        dropped, self._dropped = [[id, n] for id, n in self._dropped.items()], {}
         for start in range(0, max(len(answered), len(dropped)), most):
             end = start + most
             message = self._codec.release(answered[start:end], dropped[start:end])

@@ -19,7 +19,7 @@ from ._capnode import Capnode, checked_index
 from ._cell import Cell
 from ._errors import CapnodeError, PeerClosed, again
 from ._limits import Limits
-from ._messages import Hello
+from ._messages import Hello, Path
 from ._session import VERSIONS
 from ._stub import Promise, Stub
 from .codec.cbor import CborCodec
@@ -114,7 +114,7 @@ class Peer:
             CannotPass, LimitExceeded, Released: nothing was sent.
             PeerClosed, PeerLost: the connection is over.
         """
-        base, path = _place(target, "notify")
+        base, path = self._place(target, "notify")
         self._driver.bring(lambda: self._session.notify(base, path, args, kwargs))
 
     def reconstruct(self, cap_id: str) -> Stub:
@@ -151,7 +151,7 @@ class Peer:
         """
         from ._options import Timed
 
-        _place(target, "with_options")
+        self._place(target, "with_options")
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
             raise TypeError(f"timeout= is a number of seconds, not {timeout!r}")
         if not timeout > 0:
@@ -188,7 +188,7 @@ class Peer:
 
         Cancelling the future, before it is done, withdraws the call.
         """
-        _place(target, "submit")
+        self._place(target, "submit")
         return self._driver.outcome(lambda: target(*args, **kwargs))
 
     def stats(self) -> Stats:
@@ -255,12 +255,39 @@ class Peer:
     ) -> None:
         await self.aclose()
 
+    def _place(self, target: Any, method: str) -> tuple[Stub | Cell, Any]:
+        """Where something far stands.
+
+        Raises:
+            TypeError: it is not, or not on this connection.
+        """
+        base: Any
+        path: Path = ()
+        if isinstance(target, Stub):
+            base = _plain(target)
+        elif isinstance(target, Promise):
+            base, path = _plain(target._base), target._path
+        else:
+            raise TypeError(
+                f"peer.{method}() takes something far, as in peer.{method}(peer.index."
+                f"{_EXAMPLES[method]}, not a value of type {type(target).__name__}"
+            )
+        session = base._session if isinstance(base, Stub) else base.session
+        if session is not self._session:
+            raise TypeError(
+                f"peer.{method}() takes what is on its own connection, and {target!r} is on another"
+            )
+        return base, path
+
     def _check_here(self) -> None:
         if not self._driver.here():
             raise RuntimeError(
                 "this peer lives in another thread or event loop: write "
                 "peer.submit(target, *args).result()"
             )
+
+
+_EXAMPLES = {"notify": "log, 'text')", "submit": "add, 1, 2)", "with_options": "add, timeout=5)"}
 
 
 def _plain(target: Any) -> Any:
@@ -271,17 +298,6 @@ def _plain(target: Any) -> Any:
 def _tell(told: Callable[[BaseException], None], error: BaseException) -> None:
     with contextlib.suppress(RuntimeError):  # the loop itself is ending
         told(again(error))
-
-
-def _place(target: Any, method: str) -> tuple[Stub | Cell, Any]:
-    if isinstance(target, Stub):
-        return _plain(target), ()
-    if isinstance(target, Promise):
-        return _plain(target._base), target._path
-    raise TypeError(
-        f"peer.{method}() takes something far, and then its arguments: "
-        f"peer.{method}(peer.index.log, 'text'), not peer.{method}({type(target).__name__}, ...)"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

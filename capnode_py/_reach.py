@@ -196,6 +196,8 @@ def reference_key(value: Any) -> object:
     Raises:
         CannotPass: the value passes neither by copy nor by reference.
     """
+    if type(value) is FunctionType:
+        return id(value)
     if isinstance(value, types.MethodType):
         return id(value.__self__), id(value.__func__)
 

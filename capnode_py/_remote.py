@@ -95,6 +95,10 @@ class Remote(Peer):
         listener that raises has lost its transport, and ends the connection with `PeerLost`. There
         may be several, and each gets everything; the same one is called once.
         """
+        if not callable(listener):
+            raise TypeError(
+                f"a listener is a function of the message, not {listener!r}: write queue.put, say"
+            )
         self._driver.listen(listener, self._serialized(listener))
 
     def remove_remote_message_listener(self, listener: MessageListener) -> None:

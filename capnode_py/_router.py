@@ -76,6 +76,18 @@ class Router:
                 f"{self._backlog()} unsent bytes: the other side calls and does not read"
             )
 
+    def check_reading(self) -> None:
+        """Something small is to be answered at once, whatever is kept.
+
+        Raises:
+            RemoteProtocolError: the peer asks for ever and does not read.
+        """
+        if self._backlog() > self._limits.max_kept:
+            raise RemoteProtocolError(
+                f"{self._backlog()} bytes are unsent (Limits.max_kept): the other side pings and "
+                "does not read"
+            )
+
     def is_open(self) -> bool:
         """May what comes now go on at once?"""
         return not self.kept and self._backlog() <= self._high_water

@@ -272,8 +272,8 @@ class Session:
         """Give a stub up now. The index is pinned."""
         if stub._id and self.holds(stub):
             self.release(stub._id)
-            if stub._cap_id is not None:  # reconstructed, it may have come as a reference since
-                for id in [id for id, entry in self.imports.entries.items() if entry() is stub]:
+            for id in self._seam.other_ids.pop(stub, ()):
+                if id != stub._id and id in self.imports.entries:
                     self.release(id)
             stub._id = GIVEN_UP  # the same reference, if it comes again, is a new stub
 
@@ -290,7 +290,7 @@ class Session:
         """A stub, and a path on it, in few words for `repr`."""
         if stub._id == GIVEN_UP:
             return f"{path or 'of'} {self.where}, released"
-        what = "index" if stub._id == 0 else f"#{-stub._id}"
+        what = "index" if stub._id == 0 else f"#{-stub._id}" if stub._id < 0 else "by cap_id,"
         return f"{what}{path} of {self.where}" + ("" if self.error is None else ", which is gone")
 
     @property

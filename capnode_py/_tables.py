@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from ._cap_ids import redacted
 from ._cell import FULFILLED, PULLED, REJECTED, UNDECIDED, Answer, Call, Cell
 from ._errors import LimitExceeded, RemoteProtocolError
 from ._messages import CALL
@@ -175,7 +176,9 @@ class ExportTable:
         """
         entry = self.entries.get(id) if type(id) is int else None
         if entry is None:
-            raise RemoteProtocolError(f"id {id!r}, which was never issued, or was released")
+            raise RemoteProtocolError(
+                f"id {redacted(id)!r}, which was never issued, or was released"
+            )
         if isinstance(entry, tuple):
             entry = self.entries[id] = self.in_full(id, entry)
         return entry
@@ -243,7 +246,9 @@ class ExportTable:
         Raises:
             RemoteProtocolError: it does not hold so many.
         """
-        entry = self.find(id)
+        entry = self.entries.get(id)
+        if type(entry) is not Export:
+            entry = self.find(id)
         if id == 0 or type(n) is not int or not 1 <= n <= entry.sent:
             raise RemoteProtocolError(
                 f"release of id {id} by {n!r}, of which {entry.sent} were sent"
@@ -251,7 +256,9 @@ class ExportTable:
         entry.sent -= n
         if entry.sent:
             return None
-        self._forget(entry)
+        del self.entries[id]
+        if type(entry) is Export and self._by_key.get(entry.key) is entry:
+            del self._by_key[entry.key]
         return entry
 
     def told(self, entry: Export) -> None:

@@ -13,11 +13,13 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import FunctionType, MethodType
 from typing import Any
 from uuid import UUID
 
 import cbor2
 
+from .._cap_ids import LONGEST, CapId
 from .._errors import CannotPass, FarError, RemoteProtocolError, from_far, to_far
 from .._frames import MAGIC, Cutter, frame_head
 from .._limits import Limits
@@ -68,6 +70,7 @@ _TRAITS = Traits(
 # A frame, a message, its arguments and the arrays of tags stand around a value.
 _DEPTH_AROUND = 9
 _END = b"\x63end"
+_new: Any = tuple.__new__  # makes a NamedTuple in a third of the time
 
 
 _ONE_BYTE = [bytes((n,)) for n in range(256)]
@@ -94,6 +97,8 @@ _TEXT_HEADS = [_head(0x60, n) for n in range(256)]
 _LIST_HEADS = [_head(0x80, n) for n in range(256)]
 _MAP_HEADS = [_head(0xA0, n) for n in range(256)]
 _REF_HEAD = _head(0xC0, TAG_REF)
+_PAIR = _LIST_HEADS[2]
+_MINE_HEAD = _REF_HEAD + _LIST_HEADS[2] + _SMALL_INTS[_MINE]
 _RESOLVE = _LIST_HEADS[3] + _SMALL_INTS[RESOLVE]
 _RELEASE = _LIST_HEADS[3] + _SMALL_INTS[RELEASE]
 _RELEASE_ONE = _RELEASE + _LIST_HEADS[1]
@@ -121,6 +126,8 @@ def _int(value: int) -> bytes:
             return _head(0x00, value)
     elif value >= -256:
         return _SMALL_NEGATIVES[~value]
+    elif value >= -0x10000:
+        return _pack_short(0x39, ~value)
     elif value >= -(1 << 64):
         return _head(0x20, ~value)
     return cbor2.dumps(value)
@@ -279,11 +286,14 @@ class CborCodec:
         parts += _error(error, self.tracebacks)
         return b"".join(parts)
 
-    def release(self, answers: list[int], references: list[list[int]], /) -> bytes:
+    def release(self, answers: list[int], references: list[tuple[int, int]], /) -> bytes:
         if len(answers) == 1 and not references:  # as with each call that is awaited alone
             return _RELEASE_ONE + _int(answers[0]) + b"\x80"
         parts = [_RELEASE, _head(0x80, len(answers)), *map(_int, answers)]
-        return b"".join(parts) + _head(0x80, len(references)) + _plain(references)
+        parts.append(_head(0x80, len(references)))
+        for id, n in references:
+            parts += (_PAIR, _int(id), _int(n))
+        return b"".join(parts)
 
     def control(self, word: int, /, *fields: Any) -> bytes:
         return _LIST_HEADS[1 + len(fields)] + _SMALL_INTS[word] + _plain(fields)
@@ -368,11 +378,15 @@ class CborCodec:
 
     def _ref(self, content: Any, _immutable: bool) -> Any:
         self._marked = True
+        if type(content) is list and len(content) == 2 and content[0] == 0:  # as most are
+            id = content[1]
+            if type(id) is int and type(content[0]) is int:
+                return _new(Mine, (id, None))
         match content:
             case [0, int(id)] if _is_id(id):
                 return Mine(id)
-            case [0, int(id), str(cap_id)] if _is_id(id):
-                return Mine(id, cap_id)
+            case [0, int(id), str(cap_id)] if _is_id(id) and len(cap_id) <= LONGEST:
+                return Mine(id, CapId(cap_id))
             case [1, int(id)] if _is_id(id):
                 return Promised(id)
             case [2, int(id)] if _is_id(id):
@@ -529,6 +543,8 @@ class _Writer:
         elif kind is bytes:
             self._parts.append(_head(0x40, len(value)))
             self._parts.append(value)
+        elif kind is FunctionType or kind is MethodType:  # as callbacks are: not to be looked for
+            self._ref(value, depth)
         else:
             self._other(value, depth)
 
@@ -604,11 +620,13 @@ class _Writer:
     def _ref(self, value: Any, depth: int) -> None:
         fields: list[Any]
         ref = self._to_ref(value)
+        if type(ref) is Mine and ref[1] is None:
+            self._parts.append(_MINE_HEAD)
+            self._parts.append(_int(ref[0]))
+            return
         if self._sets and (isinstance(ref, Promised) or (isinstance(ref, Yours) and ref.id > 0)):
             raise CannotPass("a promise in a set: await it before, or pass a list")
         match ref:
-            case Mine(id, None):
-                fields = [_MINE, id]
             case Mine(id, cap_id):
                 fields = [_MINE, id, cap_id]
             case Promised(id):

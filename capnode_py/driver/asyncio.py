@@ -85,9 +85,7 @@ class AsyncioDriver(Driver):
             raise cancelled
 
     def background(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        task = self._loop.create_task(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._keep(self._loop.create_task(run()))
 
     def soon(self, run: Callable[[], object]) -> bool:
         try:
@@ -153,34 +151,36 @@ class AsyncioDriver(Driver):
     # Handlers.
 
     def launch(self) -> None:
-        self._keep(self._loop.create_task(self._run_oldest()))
+        # The loop holds the task until it runs, and then its call does, which is in `_running`.
+        _ = self._loop.create_task(self._run_oldest())
 
     def launch_eagerly(self, call: Call, awaitable: Any) -> bool:
         if not _EAGER:
             return False
         task = asyncio.Task(  # type: ignore[call-arg, unused-ignore]
-            self._run(call, awaitable), loop=self._loop, eager_start=True, context=copy_context()
+            self.await_handler(call, awaitable), loop=self._loop, eager_start=True
         )
         if not task.done():
-            self._keep(task)
+            call.handle = task
+            if call.cancelled:  # in its own first step
+                self.stop(call)
         return True
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._tasks.discard)  # which costs a round of the loop
 
     async def _run_oldest(self) -> None:
         oldest = self.take_oldest()
         if oldest is not None:
-            await self._run(*oldest)
-
-    async def _run(self, call: Call, awaitable: Any) -> None:
-        call.handle = asyncio.current_task()
-        await self.await_handler(call, awaitable)
+            oldest[0].handle = asyncio.current_task()
+            await self.await_handler(*oldest)
 
     def stop(self, call: Call) -> None:
         if call.handle is not None:
             task, call.handle = call.handle, None
+            if isinstance(task, asyncio.Task):  # else what stands for a far call
+                self._keep(task)
             task.cancel()
 
     def in_worker(self, run: Callable[[], Any]) -> Awaitable[Any]:

@@ -115,3 +115,33 @@ async def test_the_hook_runs_when_the_last_stub_is_dropped(any_road):
     del stub
     await gone.wait()
     assert len(log) == 1
+
+
+async def test_a_share_is_let_go_when_its_time_is_over(driver):
+    """Without anybody asking for it."""
+    log: list[str] = []
+    gone = anyio.Event()
+
+    class Shared(Target):
+        async def _released(self) -> None:
+            await anyio.lowlevel.checkpoint()
+            log.append("gone")
+            gone.set()
+
+    capnode.share(Shared(), ttl=0.001)
+    await gone.wait()
+    assert log == ["gone"]
+
+
+async def test_an_async_hook_of_what_was_registered_runs_in_the_event_loop(driver):
+    gone = anyio.Event()
+
+    class Registered(Target):
+        async def _released(self) -> None:
+            await anyio.lowlevel.checkpoint()
+            gone.set()
+
+    registry = capnode.MethodRegistry()
+    registry.register(Registered(), "it")
+    registry.unregister("it")
+    await gone.wait()

@@ -67,8 +67,7 @@ class Chaos:
         value = self._choose.choice(self._held)
         return [value, {"in": value}] if self._choose.random() < 0.2 else value
 
-    def _promise(self) -> Any:
-        index = self._choose.choice(self._peers).index
+    def _promise(self, index: Any) -> Any:
         kind = self._choose.randrange(11)
         if kind == 0:
             return index.echo(self._value())
@@ -101,14 +100,15 @@ class Chaos:
             pass
 
     async def _step(self) -> None:
-        promise = self._promise()
+        peer = self._choose.choice(self._peers)
+        promise = self._promise(peer.index)
         what = self._choose.randrange(6)
         if what == 0:
             promise.cancel()
         elif what == 1:
             self._held.append(promise)
         elif what == 2:
-            self._choose.choice(self._peers).notify(promise.echo, self._value())
+            peer.notify(promise.echo, self._value())
         elif what == 3:
             with anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as group:

@@ -9,12 +9,15 @@ import weakref
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
 
+import cbor2
 import pytest
 
 import capnode_py as capnode
 from capnode_py import Capnode, MethodRegistry, Released, RemoteError, Stub, Target
-from capnode_py._cap_ids import CONNECTION, of_export, parse
+from capnode_py._cap_ids import CONNECTION, CapId, of_export, parse
+from capnode_py._frames import frame_head
 from capnode_py._holders import holders
+from capnode_py.codec.cbor import TAG_REF
 from capnode_py.testing import Fence, Wire
 
 SECRET = b"a secret of sixteen bytes or more"
@@ -605,3 +608,124 @@ def test_the_hook_is_not_called_from_afar(wire: Wire, log: list[str]) -> None:
 def test_a_stub_is_a_stub_however_it_came(wire: Wire) -> None:
     near, _ = wire.link(far_index=Bank())
     assert type(near.peer.reconstruct(near.index.cap_id)) is Stub
+
+
+# What a fresh pair of eyes has found.
+
+
+def test_cap_ids_stay_out_of_protocol_errors(wire: Wire) -> None:
+    for message in (
+        [8, "cap.c.SECRETSECRET"],
+        [1, "cap.c.SECRETSECRET", 5],
+        [5, "cap.c.SECRET", 1],
+    ):
+        near, far = wire.link(far_index=Bank(), names=("near", f"far {message[0]}"))
+        content = cbor2.dumps([message])
+        far.feed(frame_head(len(content)) + content)
+        assert isinstance(far.session.error, capnode.ProtocolError)
+        assert "SECRET" not in str(far.session.error)
+        wire.run()
+        assert "SECRET" not in str(near.session.error)
+
+
+def test_a_cap_id_that_comes_is_bounded_and_a_stub_has_one(wire: Wire) -> None:
+    """A peer that sends ever new ones fills no memory."""
+    near, far = wire.link(far_index=Bank())
+    account = near.get(near.index.open())
+    for n in range(100):
+        near.session._seam.name(account, CapId(f"cap.r.{n}"))
+    assert len(near.session._seam._named) == 1
+
+    content = cbor2.dumps([[1, 0, ["put"], [cbor2.CBORTag(TAG_REF, [0, -1, "x" * 101])]]])
+    far.feed(frame_head(len(content)) + content)
+    assert far.session.error is None
+    with pytest.raises(Exception, match="malformed reference"):
+        raise far.session.exports.find(2).value
+    near.hang_up()
+
+
+def test_giving_up_many_reconstructed_stubs_takes_its_time_in_their_number(wire: Wire) -> None:
+    """Each looks at its own ids, not at the whole table."""
+    bank = Bank()
+    registry = MethodRegistry(secret=SECRET)
+    cap_id = registry.register(bank.account_, "account")
+    one, *_ = two_clients(wire, bank, registry)
+    stub = one.peer.reconstruct(cap_id)
+    assert one.get(one.index.open()) is stub
+    assert len(one.session._seam.other_ids[stub]) == 1
+    stub.dealloc()
+    wire.run()
+    assert len(one.session.imports) == 1
+    assert not one.session._seam.other_ids
+    registry.unregister("account")
+
+
+def test_an_object_with_two_names_keeps_the_other(wire: Wire) -> None:
+    registry = MethodRegistry(secret=SECRET)
+    account = Account()
+    first, second = registry.register(account, "one"), registry.register(account, "two")
+    assert registry.register(account, "two") == second
+    near, _ = wire.link(far_index=Capnode(lambda: account, registry=registry))
+    assert near.get(near.index()).cap_id == first
+    registry.unregister("one")
+    assert near.get(near.index()).cap_id == second
+    registry.unregister("two")
+    assert near.get(near.index()).cap_id not in (first, second)
+
+
+def test_what_cannot_be_shared_is_told_in_words_that_fit() -> None:
+    for value in ({"a": print}, 5, None):
+        with pytest.raises(TypeError, match=r"takes a function, a capnode\.Target or a stub"):
+            capnode.share(value)
+        with pytest.raises(TypeError, match=r"register\(\) takes a function"):
+            MethodRegistry().register(value, "it")
+    with pytest.raises(TypeError, match="number of seconds"):
+        capnode.share(print, ttl="60")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="unshare"):
+        capnode.unshare(None)  # type: ignore[arg-type]
+
+
+def test_a_peer_is_asked_for_what_is_its_own(wire: Wire) -> None:
+    """Else the id would mean another object, on the wrong connection."""
+    one, two, *_ = two_clients(wire, Bank())
+    theirs = two.get(two.index.open())
+    for target in (theirs, theirs.put, two.index.open()):
+        with pytest.raises(TypeError, match="is on another"):
+            one.peer.notify(target, 1)
+        with pytest.raises(TypeError, match="is on another"):
+            one.peer.with_options(target, timeout=5)
+    with pytest.raises(TypeError, match=r"as in peer\.with_options\(peer\.index\.add, timeout=5\)"):
+        one.peer.with_options(print, timeout=5)
+    assert two.get(theirs.balance()) == 0
+
+
+def test_the_repr_of_a_reconstructed_stub_names_no_id(wire: Wire) -> None:
+    one, two, *_ = two_clients(wire, Bank())
+    account = one.get(one.index.open())
+    assert repr(two.peer.reconstruct(account.cap_id)) == "<Stub by cap_id, of host b>"
+
+
+def test_a_registered_facade_may_break_and_come_again(wire: Wire) -> None:
+    """Two ids of one stub, each of which breaks once."""
+    account = Account(3)
+    facade, revoke = capnode.revocable(account)
+    registry = MethodRegistry(secret=SECRET)
+    registry.register(facade, "facade")
+    near, _ = wire.link(far_index=Capnode(lambda: facade, registry=registry))
+    stub = near.get(near.index())
+    assert near.get(stub.balance()) == 3
+    revoke("over")
+    again = near.get(near.index())
+    wire.run()
+    assert near.session.error is None
+    with pytest.raises(RemoteError, match="over"):
+        near.get(again.balance())
+    registry.unregister("facade")
+
+
+def test_an_answer_whose_promises_settle_at_once_leaves_nothing(wire: Wire) -> None:
+    near, _ = wire.link(far_index=lambda callback: [callback()])
+    for _ in range(10):
+        assert near.get(near.index(lambda: 5)) == [5]
+    wire.run()
+    assert near.session.incoming._resolved == {}

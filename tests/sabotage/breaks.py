@@ -536,8 +536,8 @@ BREAKS = [
         "9",
         "a usual call is started although its frame cancels it",
         "_incoming.py",
-        "        if self._marked or self._cancelled or",
-        "        if self._marked or",
+        "        if self._cancelled or len(message) != 4",
+        "        if len(message) != 4",
         ("cancel::a_call_whose_cancel_is_in_the_same_frame_is_not_started",),
     ),
     Break(
