@@ -32,8 +32,10 @@ them. The map of the package, in reading order:
 `_options`       stubs with a time limit
 `_leaks`         what is still held, of which type, and where it was made
 `_remote`        Capnode's own face: Remote, stream_from_remote, cap_wrap
+`_addresses`     the urls of the doors, and the sockets behind them
+`_child`         a child process on any driver: its start, what became of it, its end
 `_doors`         connect, listen, attach, pair
-`_spawn`         a child process, seen by its parent
+`_spawn`         spawn: a child process as a peer
 `_stdio`         the child's side: serve_stdio, stdio
 ===============  =================================================================================
 

@@ -6,19 +6,17 @@ A door returns when the other side's hello has come, and raises what prevented i
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import os
 import socket
-import stat
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.abc
 
+from ._addresses import Address, Bound, bind, new_socket, parse, send_at_once
 from ._capnode import Capnode, Index
 from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
@@ -96,7 +94,7 @@ def connect(
         OSError: nobody listens there.
         PeerLost, ProtocolError: there was no hello.
     """
-    address = _parse(url, allow_remote=allow_remote)
+    address = parse(url, allow_remote=allow_remote)
     settings = make_settings(index, host, dialect, limits, nickname or url, tracebacks=tracebacks)
 
     async def enter() -> Peer:
@@ -130,13 +128,13 @@ def listen(
         ValueError, TypeError: for the arguments.
         OSError: the address is taken.
     """
-    address = _parse(url, allow_remote=allow_remote)
+    address = parse(url, allow_remote=allow_remote)
     settings = make_settings(
         index, host, dialect, limits, "", tracebacks=tracebacks, index_for=index_for
     )
 
     async def enter() -> Listener:
-        listener = Listener(await _bound(address), settings)
+        listener = Listener(Bound(await _bound(address)), settings)
         start_background(listener._accept)
         return listener
 
@@ -242,15 +240,14 @@ class Listener:
         peers: the connections that are open now.
     """
 
-    def __init__(self, sock: socket.socket, settings: Settings) -> None:
-        self._sock = sock
+    def __init__(self, bound: Bound, settings: Settings) -> None:
+        self._bound = bound
+        self._sock = bound.sock
         self._settings = settings
-        self._path = sock.getsockname() if sock.family == socket.AF_UNIX else None
-        self._inode = os.stat(self._path).st_ino if self._path else 0
         self._closed = anyio.Event()
         self._stopped = anyio.Event()
         self.peers: set[Peer] = set()
-        self.url = f"unix:{self._path}" if self._path else _tcp_url(sock)
+        self.url = bound.url
 
     def __repr__(self) -> str:
         return f"<Listener {self.url}: {len(self.peers)} peers>"
@@ -274,8 +271,7 @@ class Listener:
             self._stopped.set()
 
     def _greet(self, accepted: socket.socket) -> None:
-        if accepted.family != socket.AF_UNIX:
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        send_at_once(accepted)
         fd = accepted.detach()
         try:
             peer = make_peer(Peer, (fd, fd), self._settings)
@@ -304,11 +300,7 @@ class Listener:
         if not self._closed.is_set():
             self._closed.set()
             anyio.notify_closing(self._sock)
-            self._sock.close()
-            if self._path:
-                with contextlib.suppress(OSError):
-                    if os.stat(self._path).st_ino == self._inode:
-                        os.unlink(self._path)
+            self._bound.close()
         peers = list(self.peers)
         for peer in peers:  # to all at once: each may take its time
             peer._driver.close(PeerClosed("the listener has been closed"))
@@ -317,64 +309,24 @@ class Listener:
         await self._stopped.wait()
 
 
-_URLS = "write 'unix:/path/to/socket' or 'tcp://127.0.0.1:port'"
-
-Address = tuple[str, str, int]
-"""("unix", path, 0) or ("tcp", host, port)."""
-
-
-def _parse(url: str, *, allow_remote: bool) -> Address:
-    if not isinstance(url, str):
-        raise TypeError(f"{url!r}: {_URLS}")
-    parts = urlsplit(url)
-    if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
-        return "unix", parts.path, 0
-
-    if parts.scheme == "tcp" and parts.hostname and parts.port is not None:
-        if not allow_remote and not _is_loopback(parts.hostname):
-            raise ValueError(
-                f"{url}: not on this machine, and nothing is encrypted or authenticated. Use "
-                "127.0.0.1 or a unix: socket (through ssh, say), or say allow_remote=True"
-            )
-        return "tcp", parts.hostname, parts.port
-    raise ValueError(f"{url!r}: {_URLS}")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _tcp_url(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-
-
 async def _connected(address: Address) -> socket.socket:
-    kind, host, port = address
-    if kind == "unix":
-        return await _try_connect(socket.AF_UNIX, host)
-    failure = OSError(f"{host} has no address")
-    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    if address.kind == "unix":
+        return await _try_connect(socket.AF_UNIX, address.host)
+    failure = OSError(f"{address.host} has no address")
+    found = await anyio.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     for family, _, _, _, where in found:
         try:
             sock = await _try_connect(family, where)
         except OSError as error:
             failure = error
         else:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            send_at_once(sock)
             return sock
     raise failure
 
 
 async def _try_connect(family: int, where: Any) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
+    with new_socket(family, f"connecting to {where!r}: does the other side listen there?") as sock:
         try:
             sock.connect(where)
         except BlockingIOError:
@@ -382,54 +334,14 @@ async def _try_connect(family: int, where: Any) -> socket.socket:
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code)) from None
-    except BaseException as error:
-        sock.close()
-        if isinstance(error, OSError):
-            error.add_note(f"connecting to {where!r}: does the other side listen there?")
-        raise
     return sock
 
 
 async def _bound(address: Address) -> socket.socket:
-    kind, host, port = address
-    if kind == "unix":
-        _remove_stale(host)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        where: Any = host
-    else:
-        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        family, _, _, _, where = found[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.setblocking(False)
-        if kind == "unix":
-            os.fchmod(sock.fileno(), stat.S_IRUSR | stat.S_IWUSR)  # the file takes this mode
-        sock.bind(where)
-        sock.listen(128)
-    except BaseException as error:
-        sock.close()
-        if isinstance(error, OSError):
-            error.add_note(f"listening on {where!r}")
-        raise
-    return sock
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket file that nobody listens on any more."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-    except OSError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        except OSError:
-            pass
+    if address.kind == "unix":
+        return bind(socket.AF_UNIX, address.host)
+    found = await anyio.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    return bind(found[0][0], found[0][4])
 
 
 def _is_pair(stream: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import os
@@ -57,8 +56,8 @@ class Stats:
     unsent_bytes: int
 
 
-class Peer:
-    """One connection of a host. The doors make it: `spawn`, `connect`, `listen`, `stdio`, ...
+class AnyPeer:
+    """What a peer is, whether its caller awaits or blocks.
 
     Attributes:
         nickname: names the other side in errors and logs.
@@ -99,13 +98,6 @@ class Peer:
     @property
     def is_closed(self) -> bool:
         return self._session.error is not None
-
-    async def request_index(self) -> Any:
-        """The other side's index as a value: data copied, functions as stubs.
-
-        An index that is an object gives `index` itself.
-        """
-        return await self._session.call(self._session.index, (), None, None)
 
     def notify(self, target: Any, /, *args: Any, **kwargs: Any) -> None:
         """Call `target` one way: nothing comes back, not even an error.
@@ -214,6 +206,22 @@ class Peer:
 
         return "\n".join(leak_report(self._session))
 
+
+class Peer(AnyPeer):
+    """One connection of a host. The doors make it: `spawn`, `connect`, `listen`, `stdio`, ...
+
+    Attributes:
+        nickname: names the other side in errors and logs.
+        pid: the process id of a spawned child, else None.
+    """
+
+    async def request_index(self) -> Any:
+        """The other side's index as a value: data copied, functions as stubs.
+
+        An index that is an object gives `index` itself.
+        """
+        return await self._session.call(self._session.index, (), None, None)
+
     async def ping(self) -> None:
         """Return when the other side has answered. A busy handler there does not delay it, unless
         it blocks the other side's event loop.
@@ -318,7 +326,7 @@ class Settings:
     nickname: str
     tracebacks: bool
     takes_junk: bool = False
-    index_for: Callable[[Peer], Any] | None = None
+    index_for: Callable[[Any], Any] | None = None
 
 
 def make_settings(
@@ -330,7 +338,7 @@ def make_settings(
     *,
     tracebacks: bool,
     takes_junk: bool = False,
-    index_for: Callable[[Peer], Any] | None = None,
+    index_for: Callable[[Any], Any] | None = None,
 ) -> Settings:
     """Check what a door was given.
 
@@ -364,7 +372,7 @@ def application_name() -> str:
     return os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
 
 
-P = TypeVar("P", bound=Peer)
+P = TypeVar("P", bound=AnyPeer)
 
 
 Carrier: TypeAlias = "Stream | tuple[int, int] | None"
@@ -372,7 +380,13 @@ Carrier: TypeAlias = "Stream | tuple[int, int] | None"
 carries."""
 
 
-def make_peer(kind: type[P], stream: Carrier, settings: Settings) -> P:
+def make_peer(
+    kind: type[P],
+    stream: Carrier,
+    settings: Settings,
+    *,
+    make_driver: Callable[..., Driver] | None = None,
+) -> P:
     """A peer on what carries its bytes.
 
     It reads from now on; `Driver.open` waits for the other side's hello.
@@ -399,7 +413,7 @@ def make_peer(kind: type[P], stream: Carrier, settings: Settings) -> P:
     def get_index() -> Any:
         return host.get_index() if settings.index_for is None else index
 
-    driver = make_driver(
+    driver = (make_driver or _driver_of_loop)(
         stream, codec=codec, limits=limits, hello=hello, host=host, get_index=get_index
     )
     host.sessions[hello.session_id] = driver.session
@@ -413,11 +427,13 @@ def make_peer(kind: type[P], stream: Carrier, settings: Settings) -> P:
     return peer
 
 
-def make_driver(stream: Carrier, **parts: Any) -> Driver:
+def _driver_of_loop(stream: Carrier, **parts: Any) -> Driver:
     """The driver that fits this stream in this event loop."""
     trio = sys.modules.get("trio")
     on_trio = trio is not None and trio.lowlevel.in_trio_task()
     if not on_trio:
+        import asyncio
+
         try:
             asyncio.get_running_loop()
         except RuntimeError:

@@ -7,7 +7,6 @@ the parent skips; so import, and serve, first.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -22,6 +21,8 @@ from ._limits import Limits
 from ._peer import Peer, Settings, application_name, make_peer, make_settings
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ._doors import Door
 
 EX_USAGE = 64
@@ -54,6 +55,8 @@ def serve_stdio(
     Raises:
         RuntimeError: an event loop is running in this thread.
     """
+    import asyncio
+
     if asyncio._get_running_loop() is not None or _in_trio():
         raise RuntimeError(
             "serve_stdio() runs an event loop of its own. Inside one, write "

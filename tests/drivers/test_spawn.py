@@ -37,7 +37,7 @@ def python(code: str) -> list[str]:
 @pytest.fixture
 def short_ladder(monkeypatch):
     """What does not end is killed sooner."""
-    monkeypatch.setattr("capnode_py._spawn._TERM_WAIT", 0.05)
+    monkeypatch.setattr("capnode_py._child._TERM_WAIT", 0.05)
 
 
 async def _until_died(pid: int) -> None:

@@ -1,0 +1,132 @@
+"""Where one connects and listens: the urls of the doors, and the sockets behind them."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+_URLS = "write 'unix:/path/to/socket' or 'tcp://127.0.0.1:port'"
+
+
+class Address(NamedTuple):
+    """`kind` is "unix", with a path as the host, or "tcp"."""
+
+    kind: str
+    host: str
+    port: int
+
+
+def parse(url: str, *, allow_remote: bool) -> Address:
+    """The address that a url names.
+
+    Raises:
+        TypeError, ValueError: it names none, or one that is not on this machine.
+    """
+    if not isinstance(url, str):
+        raise TypeError(f"{url!r}: {_URLS}")
+    parts = urlsplit(url)
+    if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
+        return Address("unix", parts.path, 0)
+
+    if parts.scheme == "tcp" and parts.hostname and parts.port is not None:
+        if not allow_remote and not _is_loopback(parts.hostname):
+            raise ValueError(
+                f"{url}: not on this machine, and nothing is encrypted or authenticated. Use "
+                "127.0.0.1 or a unix: socket (through ssh, say), or say allow_remote=True"
+            )
+        return Address("tcp", parts.hostname, parts.port)
+    raise ValueError(f"{url!r}: {_URLS}")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextlib.contextmanager
+def new_socket(family: int, note: str) -> Iterator[socket.socket]:
+    """A non-blocking stream socket, which is closed if the block fails; `note` says at what."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        yield sock
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, OSError):
+            error.add_note(note)
+        raise
+
+
+def send_at_once(sock: socket.socket) -> None:
+    """A small frame is not to wait for more to come."""
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def bind(family: int, where: Any) -> socket.socket:
+    """A socket that listens there."""
+    if family == socket.AF_UNIX:
+        _remove_stale(where)
+    with new_socket(family, f"listening on {where!r}") as sock:
+        if family == socket.AF_UNIX:
+            os.fchmod(sock.fileno(), stat.S_IRUSR | stat.S_IWUSR)  # the file takes this mode
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(where)
+        sock.listen(128)
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket file that nobody listens on any more."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+    except OSError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            pass
+
+
+class Bound:
+    """A socket that listens, with its url, until it is closed.
+
+    Attributes:
+        sock: non-blocking.
+        url: where it listens; with the port that was taken for ``tcp://host:0``.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._path = sock.getsockname() if sock.family == socket.AF_UNIX else None
+        self._inode = os.stat(self._path).st_ino if self._path else 0
+        self.url = f"unix:{self._path}" if self._path else _tcp_url(sock)
+
+    def close(self) -> None:
+        """Stop listening; the socket file goes, if it is still ours."""
+        self.sock.close()
+        if self._path:
+            with contextlib.suppress(OSError):
+                if os.stat(self._path).st_ino == self._inode:
+                    os.unlink(self._path)
+
+
+def _tcp_url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
