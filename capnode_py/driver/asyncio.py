@@ -7,28 +7,22 @@ handling and answering are one callback of the loop. It needs no anyio, so that 
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import Any
 
 from .._cell import Call, Cell
-from .._errors import PeerLost
-from ._base import RELEASE_DELAY, Driver, end_writing
+from ._descriptor import DescriptorDriver
 
 _EAGER = sys.version_info >= (3, 12)
 
-_SMALL_READ = 64 * 1024
-_LARGE_READ = 1024 * 1024
 _MOST_WORKERS = 1000  # threads of `in_thread` handlers, made as they are needed
-_WRITE_AT_ONCE = 1024 * 1024  # then the loop gets its turn, and reading too
 
 
-class AsyncioDriver(Driver):
+class AsyncioDriver(DescriptorDriver):
     """See the module.
 
     Args:
@@ -38,26 +32,11 @@ class AsyncioDriver(Driver):
 
     def __init__(self, read_fd: int, write_fd: int, **settings: Any) -> None:
         self._loop = asyncio.get_running_loop()
-        self._read_fd = read_fd
-        self._write_fd = write_fd
-        self._read_size = _SMALL_READ
-        self._write_ended = False
-        self._unwritten: deque[bytes | memoryview] = deque()
-        self._all_written: asyncio.Event | None = None
-        self._eof = asyncio.Event()
-        self._progress = 0.0
-        self._release_timer: asyncio.TimerHandle | None = None
-        self._age_timer: asyncio.TimerHandle | None = None
-        self._last_words: asyncio.TimerHandle | None = None
-        self._alarm: asyncio.TimerHandle | None = None
         self._workers: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._woke = False  # a task, in this turn
         self._waker = self._wake  # one bound method for all who wait
-        super().__init__(**settings)
-        os.set_blocking(read_fd, False)
-        os.set_blocking(write_fd, False)
-        self._loop.add_reader(read_fd, self._readable)
+        super().__init__(read_fd, write_fd, **settings)
 
     def here(self) -> bool:
         return asyncio._get_running_loop() is self._loop
@@ -94,33 +73,12 @@ class AsyncioDriver(Driver):
             return False
         return True
 
-    def after(self, seconds: float, run: Callable[[], None]) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = self._loop.call_later(seconds, run)
-
     # Turns.
 
     def wake(self) -> None:
         if not self._flushing and not self._turns:
             self._flushing = True
             self._loop.call_soon(self._flush)
-
-    def wake_later(self) -> None:
-        if not self._releasing:
-            self._releasing = True
-            self._release_timer = self._loop.call_later(RELEASE_DELAY, self._flush_releases)
-
-    def _flush_releases(self) -> None:
-        self._releasing = False
-        if not self._flushing:  # else they ride with what is about to leave
-            self._flush()
-
-    def _flush(self) -> None:
-        self._flushing = False
-        frames = self.session.flush()
-        if frames:
-            self._write(frames)
 
     def _flush_said(self) -> None:
         """What tasks have said since they woke; releases alone still wait for company."""
@@ -191,23 +149,26 @@ class AsyncioDriver(Driver):
 
     # Reading and writing.
 
-    def _readable(self) -> None:
-        try:
-            data = os.read(self._read_fd, self._read_size)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._end_of_stream(error)
-            return
+    def now(self) -> float:
+        return self._loop.time()
 
-        if not data:
-            self._end_of_stream(None)
-            return
-        self._read_size = _LARGE_READ if len(data) == self._read_size else _SMALL_READ
-        self.received(data)
-        frames = self.session.flush_turn()
-        if frames:
-            self._write(frames)
+    def later(self, seconds: float, run: Callable[[], object]) -> asyncio.TimerHandle:
+        return self._loop.call_later(seconds, run)
+
+    def watch_reading(self) -> None:
+        self._loop.add_reader(self._read_fd, self._readable)
+
+    def unwatch_reading(self) -> None:
+        self._loop.remove_reader(self._read_fd)
+
+    def watch_writing(self) -> None:
+        self._loop.add_writer(self._write_fd, self._writable)
+
+    def unwatch_writing(self) -> None:
+        self._loop.remove_writer(self._write_fd)
+
+    def end_turn(self) -> None:
+        super().end_turn()
         if self._woke:
             self._woke = False
             if not self._flushing:
@@ -216,149 +177,7 @@ class AsyncioDriver(Driver):
                 self._flushing = True
                 self._loop.call_soon(self._flush_said)
 
-    def _end_of_stream(self, cause: OSError | None) -> None:
-        self._stop_reading()
-        self._eof.set()
-        self.lost(cause)
-
-    def _stop_reading(self) -> None:
-        if self._read_fd >= 0:
-            self._loop.remove_reader(self._read_fd)
-
-    def _write(self, frames: list[bytes]) -> None:
-        if self._write_ended or self._unwritten or len(frames) > 1:
-            self._write_behind(frames)
-            return
-        (data,) = frames  # and mostly taken whole: then nothing else is to be done
-        try:
-            written = os.write(self._write_fd, data)
-        except BlockingIOError:
-            written = 0
-        except OSError as error:
-            self._write_failed(error)
-            return
-        if written < len(data):
-            self._write_behind([memoryview(data)[written:]])
-        elif self._drained or self.session.kept:
-            self.wrote(0)
-
-    def _write_behind(self, frames: Sequence[bytes | memoryview]) -> None:
-        """Write what waits, and then these."""
-        if self._write_ended:
-            return
-        idle = not self._unwritten
-        self._unwritten.extend(frames)
-        if not idle:
-            self.session.unsent += sum(map(len, frames))
-        elif self._write_some() is None:
-            return
-        elif self._unwritten:
-            self.session.unsent = sum(map(len, self._unwritten))
-            self._watch_age()
-            self._loop.add_writer(self._write_fd, self._writable)
-        elif self._drained or self.session.kept:
-            self.wrote(0)
-
-    def _write_some(self) -> int | None:
-        """Write what the descriptor takes, within a turn's measure. Returns how much; None if the
-        descriptor is broken."""
-        unwritten = self._unwritten
-        total = 0
-        try:
-            while unwritten and total < _WRITE_AT_ONCE:
-                data = unwritten[0]
-                written = os.write(self._write_fd, data)
-                total += written
-                if written == len(data):
-                    unwritten.popleft()
-                else:
-                    unwritten[0] = memoryview(data)[written:]
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            self._write_failed(error)
-            return None
-        if unwritten:
-            self._progress = self._loop.time()
-        return total
-
-    def _writable(self) -> None:
-        written = self._write_some()
-        if written is None:
-            return
-        unsent = self.session.unsent - written
-        if not self._unwritten:
-            self._stop_writing()
-        self.wrote(unsent)
-        frames = self.session.flush_turn()
-        if frames:
-            self._write(frames)
-
-    def _stop_writing(self) -> None:
-        self._loop.remove_writer(self._write_fd)
-        self._unwritten.clear()
-        if self._all_written is not None:
-            self._all_written.set()
-
-    def _write_failed(self, error: OSError) -> None:
-        """The other side reads no more. What it wrote before it went is still to be read."""
-        self._write_ended = True
-        self._stop_writing()
-        self.session.unsent = 0
-        self._last_words = self._loop.call_later(
-            self.limits.close_timeout, self._end_of_stream, error
-        )
-
-    def _watch_age(self) -> None:
-        """Have an eye on bytes that nobody takes: one timer a driver."""
-        if self._age_timer is None:
-            self._age_timer = self._loop.call_later(self.limits.max_send_age, self._check_age)
-
-    def _check_age(self) -> None:
-        self._age_timer = None
-        if not self._unwritten or self.session.error is not None:
-            return
-        left = self._progress + self.limits.max_send_age - self._loop.time()
-        if left <= 0:
-            self.session.end(
-                PeerLost(
-                    f"the other side took none of {self.session.unsent} bytes for "
-                    f"{self.limits.max_send_age:g} s (Limits.max_send_age)"
-                )
-            )
-            return
-        self._age_timer = self._loop.call_later(left, self._check_age)
-
-    async def finish_writing(self) -> None:
-        self._flush()
-        if self._unwritten:
-            self._all_written = asyncio.Event()
-            await self._all_written.wait()
-        self._end_writing()
-        if not self._eof.is_set() and self.session.error is None:
-            await self._eof.wait()
-
-    def _end_writing(self) -> None:
-        """Our half of the stream ends; the other side sees end of file."""
-        if self._write_fd < 0 or self._write_ended:
-            return
-        self._write_ended = True
-        if end_writing(self._write_fd) and self._write_fd != self._read_fd:
-            self._loop.remove_writer(self._write_fd)
-            os.close(self._write_fd)
-            self._write_fd = -1
-
     def release_stream(self) -> None:
-        for timer in (self._release_timer, self._age_timer, self._last_words, self._alarm):
-            if timer is not None:
-                timer.cancel()
         if self._workers is not None:
             self._workers.shutdown(wait=False)
-        self._stop_reading()
-        if self._write_fd >= 0:
-            self._loop.remove_writer(self._write_fd)
-        for fd in {self._read_fd, self._write_fd}:
-            if fd >= 0:
-                os.close(fd)
-        self._read_fd = self._write_fd = -1
-        self._write_ended = True
+        super().release_stream()

@@ -1,0 +1,261 @@
+"""What drivers on descriptors of their own share: reading, writing, and what is yet unwritten."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from .._errors import PeerLost
+from ._base import RELEASE_DELAY, Driver, Event, end_writing
+
+_SMALL_READ = 64 * 1024
+_LARGE_READ = 1024 * 1024
+_WRITE_AT_ONCE = 1024 * 1024  # then others get their turn, and reading too
+
+
+class Timer(Protocol):
+    """What `DescriptorDriver.later` gives."""
+
+    def cancel(self) -> None: ...
+
+
+class DescriptorDriver(Driver):
+    """The shared half; a subclass says when a descriptor is ready, and keeps the time.
+
+    Args:
+        read_fd, write_fd: they may be the same. The driver owns them, and closes them.
+    """
+
+    def __init__(self, read_fd: int, write_fd: int, **settings: Any) -> None:
+        self._read_fd = read_fd
+        self._write_fd = write_fd
+        self._read_size = _SMALL_READ
+        self._write_ended = False
+        self._unwritten: deque[bytes | memoryview] = deque()
+        self._all_written: Event | None = None
+        self._eof = self.make_event()
+        self._progress = 0.0
+        self._release_timer: Timer | None = None
+        self._age_timer: Timer | None = None
+        self._last_words: Timer | None = None
+        self._alarm: Timer | None = None
+        super().__init__(**settings)
+        os.set_blocking(read_fd, False)
+        os.set_blocking(write_fd, False)
+        self.watch_reading()
+
+    # What a subclass gives.
+
+    @abstractmethod
+    def now(self) -> float:
+        """The time, in seconds."""
+
+    @abstractmethod
+    def later(self, seconds: float, run: Callable[[], object]) -> Timer:
+        """Call `run()` then."""
+
+    @abstractmethod
+    def watch_reading(self) -> None:
+        """Call `_readable` whenever there is something to read."""
+
+    @abstractmethod
+    def unwatch_reading(self) -> None: ...
+
+    @abstractmethod
+    def watch_writing(self) -> None:
+        """Call `_writable` whenever there is room to write."""
+
+    @abstractmethod
+    def unwatch_writing(self) -> None: ...
+
+    # Turns.
+
+    def after(self, seconds: float, run: Callable[[], None]) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self.later(seconds, run)
+
+    def wake_later(self) -> None:
+        if not self._releasing:
+            self._releasing = True
+            self._release_timer = self.later(RELEASE_DELAY, self._flush_releases)
+
+    def _flush_releases(self) -> None:
+        self._releasing = False
+        if not self._flushing:  # else they ride with what is about to leave
+            self._flush()
+
+    def _flush(self) -> None:
+        self._flushing = False
+        frames = self.session.flush()
+        if frames:
+            self._write(frames)
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._read_fd, self._read_size)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end_of_stream(error)
+            return
+
+        if not data:
+            self._end_of_stream(None)
+            return
+        self._read_size = _LARGE_READ if len(data) == self._read_size else _SMALL_READ
+        self.received(data)
+        self.end_turn()
+
+    def end_turn(self) -> None:
+        """What was read is handled: write what it gave."""
+        frames = self.session.flush_turn()
+        if frames:
+            self._write(frames)
+
+    def _end_of_stream(self, cause: OSError | None) -> None:
+        self._stop_reading()
+        self._eof.set()
+        self.lost(cause)
+
+    def _stop_reading(self) -> None:
+        if self._read_fd >= 0:
+            self.unwatch_reading()
+
+    def _write(self, frames: list[bytes]) -> None:
+        if self._write_ended or self._unwritten or len(frames) > 1:
+            self._write_behind(frames)
+            return
+        (data,) = frames  # and mostly taken whole: then nothing else is to be done
+        try:
+            written = os.write(self._write_fd, data)
+        except BlockingIOError:
+            written = 0
+        except OSError as error:
+            self._write_failed(error)
+            return
+        if written < len(data):
+            self._write_behind([memoryview(data)[written:]])
+        elif self._drained or self.session.kept:
+            self.wrote(0)
+
+    def _write_behind(self, frames: Sequence[bytes | memoryview]) -> None:
+        """Write what waits, and then these."""
+        if self._write_ended:
+            return
+        idle = not self._unwritten
+        self._unwritten.extend(frames)
+        if not idle:
+            self.session.unsent += sum(map(len, frames))
+        elif self._write_some() is None:
+            return
+        elif self._unwritten:
+            self.session.unsent = sum(map(len, self._unwritten))
+            self._watch_age()
+            self.watch_writing()
+        elif self._drained or self.session.kept:
+            self.wrote(0)
+
+    def _write_some(self) -> int | None:
+        """Write what the descriptor takes, within a turn's measure. Returns how much; None if the
+        descriptor is broken."""
+        unwritten = self._unwritten
+        total = 0
+        try:
+            while unwritten and total < _WRITE_AT_ONCE:
+                data = unwritten[0]
+                written = os.write(self._write_fd, data)
+                total += written
+                if written == len(data):
+                    unwritten.popleft()
+                else:
+                    unwritten[0] = memoryview(data)[written:]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._write_failed(error)
+            return None
+        if unwritten:
+            self._progress = self.now()
+        return total
+
+    def _writable(self) -> None:
+        written = self._write_some()
+        if written is None:
+            return
+        unsent = self.session.unsent - written
+        if not self._unwritten:
+            self._stop_writing()
+        self.wrote(unsent)
+        self.end_turn()
+
+    def _stop_writing(self) -> None:
+        self.unwatch_writing()
+        self._unwritten.clear()
+        if self._all_written is not None:
+            self._all_written.set()
+
+    def _write_failed(self, error: OSError) -> None:
+        """The other side reads no more. What it wrote before it went is still to be read."""
+        self._write_ended = True
+        self._stop_writing()
+        self.session.unsent = 0
+        self._last_words = self.later(
+            self.limits.close_timeout, partial(self._end_of_stream, error)
+        )
+
+    def _watch_age(self) -> None:
+        """Have an eye on bytes that nobody takes: one timer a driver."""
+        if self._age_timer is None:
+            self._age_timer = self.later(self.limits.max_send_age, self._check_age)
+
+    def _check_age(self) -> None:
+        self._age_timer = None
+        if not self._unwritten or self.session.error is not None:
+            return
+        left = self._progress + self.limits.max_send_age - self.now()
+        if left <= 0:
+            self.session.end(
+                PeerLost(
+                    f"the other side took none of {self.session.unsent} bytes for "
+                    f"{self.limits.max_send_age:g} s (Limits.max_send_age)"
+                )
+            )
+            return
+        self._age_timer = self.later(left, self._check_age)
+
+    async def finish_writing(self) -> None:
+        self._flush()
+        if self._unwritten:
+            self._all_written = self.make_event()
+            await self._all_written.wait()
+        self._end_writing()
+        if self.session.error is None:
+            await self._eof.wait()
+
+    def _end_writing(self) -> None:
+        """Our half of the stream ends; the other side sees end of file."""
+        if self._write_fd < 0 or self._write_ended:
+            return
+        self._write_ended = True
+        if end_writing(self._write_fd) and self._write_fd != self._read_fd:
+            self.unwatch_writing()
+            os.close(self._write_fd)
+            self._write_fd = -1
+
+    def release_stream(self) -> None:
+        for timer in (self._release_timer, self._age_timer, self._last_words, self._alarm):
+            if timer is not None:
+                timer.cancel()
+        self._stop_reading()
+        if self._write_fd >= 0:
+            self.unwatch_writing()
+        for fd in {self._read_fd, self._write_fd}:
+            if fd >= 0:
+                os.close(fd)
+        self._read_fd = self._write_fd = -1
+        self._write_ended = True
