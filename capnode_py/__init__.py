@@ -37,6 +37,7 @@ them. The map of the package, in reading order:
 `_doors`         connect, listen, attach, pair
 `_spawn`         spawn: a child process as a peer
 `_stdio`         the child's side: serve_stdio, stdio
+`sync`           the doors for scripts, which block
 ===============  =================================================================================
 
 Importing it loads no event loop: doors do, when they are used.
@@ -66,6 +67,7 @@ from ._reach import by_copy
 from ._stub import Promise, Stub, Target
 
 if TYPE_CHECKING:
+    from . import sync as sync
     from ._doors import Listener, attach, connect, listen, pair
     from ._lasting import MethodRegistry, share, unshare
     from ._leaks import trace_references
@@ -105,17 +107,19 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "sync":
+        return import_module(f"{__name__}.sync")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, "sync"})
 
 
 __all__ = [

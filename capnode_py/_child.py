@@ -142,6 +142,8 @@ class Child:
     async def lose_peer(self) -> None:
         """It has ended. What it started may keep the stream open: the peer is lost as well."""
         driver = self._driver
+        if driver.is_closing:
+            return
         await driver.within(_TAIL_WAIT, driver.wait_closed)
         if driver.session.error is None:
             driver.lost()

@@ -100,9 +100,9 @@ class Timed:
         """The stub itself."""
         return self._stub or stub
 
-    def call(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any) -> Promise:
+    def call(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any) -> Any:
         if not self._session.is_here():
-            return self._driver.bring(lambda: self.call(base, path, args, kwargs))
+            return self._driver.ask(lambda: self.call(base, path, args, kwargs))
         base = self.plain(base) if isinstance(base, Stub) else base
         promise = self._session.call(base, path, args, kwargs)
         if isinstance(promise._base, Cell):
@@ -113,7 +113,8 @@ class Timed:
         if isinstance(base, Cell) and not path:
             self._deadlines.add(base, self._seconds)
             return self._session.wait(base, path)
-        return self.call(base, path, None, None).__await__()
+        promise: Promise = self.call(base, path, None, None)
+        return promise.__await__()
 
     def forward(self, call: Call, _id: int) -> None:
         self._session.forward(call, _id)

@@ -19,7 +19,7 @@ from ._cell import Cell
 from ._errors import CapnodeError, PeerClosed, again
 from ._limits import Limits
 from ._messages import Hello, Path
-from ._session import VERSIONS
+from ._session import VERSIONS, Session
 from ._stub import Promise, Stub
 from .codec.cbor import CborCodec
 from .driver._base import Driver
@@ -106,7 +106,7 @@ class AnyPeer:
             CannotPass, LimitExceeded, Released: nothing was sent.
             PeerClosed, PeerLost: the connection is over.
         """
-        base, path = self._place(target, "notify")
+        base, path = place_of(self._session, target, "notify")
         self._driver.bring(lambda: self._session.notify(base, path, args, kwargs))
 
     def reconstruct(self, cap_id: str) -> Stub:
@@ -143,7 +143,7 @@ class AnyPeer:
         """
         from ._options import Timed
 
-        self._place(target, "with_options")
+        place_of(self._session, target, "with_options")
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
             raise TypeError(f"timeout= is a number of seconds, not {timeout!r}")
         if not timeout > 0:
@@ -180,8 +180,16 @@ class AnyPeer:
 
         Cancelling the future, before it is done, withdraws the call.
         """
-        self._place(target, "submit")
+        place_of(self._session, target, "submit")
         return self._driver.outcome(lambda: target(*args, **kwargs))
+
+    def _ping(self) -> Promise:
+        cell = Cell(self._session)
+        if self._session.error is None:
+            self._session.ping_through(cell)
+        else:
+            cell.reject(self._session.error)
+        return Promise(self._session, cell, ())
 
     def stats(self) -> Stats:
         """The tables and the traffic, now."""
@@ -229,13 +237,7 @@ class Peer(AnyPeer):
         Raises:
             PeerClosed, PeerLost: it did not.
         """
-        self._check_here()
-        cell = Cell(self._session)
-        if self._session.error is None:
-            self._session.ping_through(cell)
-        else:
-            cell.reject(self._session.error)
-        await Promise(self._session, cell, ())
+        await self._driver.bring(self._ping)
 
     async def drain(self) -> None:
         """Wait until what is to be sent has fallen below low water (`Limits.low_water`)."""
@@ -263,39 +265,14 @@ class Peer(AnyPeer):
     ) -> None:
         await self.aclose()
 
-    def _place(self, target: Any, method: str) -> tuple[Stub | Cell, Any]:
-        """Where something far stands.
 
-        Raises:
-            TypeError: it is not, or not on this connection.
-        """
-        base: Any
-        path: Path = ()
-        if isinstance(target, Stub):
-            base = _plain(target)
-        elif isinstance(target, Promise):
-            base, path = _plain(target._base), target._path
-        else:
-            raise TypeError(
-                f"peer.{method}() takes something far, as in peer.{method}(peer.index."
-                f"{_EXAMPLES[method]}, not a value of type {type(target).__name__}"
-            )
-        session = base._session if isinstance(base, Stub) else base.session
-        if session is not self._session:
-            raise TypeError(
-                f"peer.{method}() takes what is on its own connection, and {target!r} is on another"
-            )
-        return base, path
-
-    def _check_here(self) -> None:
-        if not self._driver.here():
-            raise RuntimeError(
-                "this peer lives in another thread or event loop: write "
-                "peer.submit(target, *args).result()"
-            )
-
-
-_EXAMPLES = {"notify": "log, 'text')", "submit": "add, 1, 2)", "with_options": "add, timeout=5)"}
+_EXAMPLES = {
+    "get": "name)",
+    "pipeline": "add)",
+    "notify": "log, 'text')",
+    "submit": "add, 1, 2)",
+    "with_options": "add, timeout=5)",
+}
 
 
 def _plain(target: Any) -> Any:
@@ -306,6 +283,31 @@ def _plain(target: Any) -> Any:
 def _tell(told: Callable[[BaseException], None], error: BaseException) -> None:
     with contextlib.suppress(RuntimeError):  # the loop itself is ending
         told(again(error))
+
+
+def place_of(own: Session, target: Any, method: str) -> tuple[Stub | Cell, Path]:
+    """Where something far stands, for a method of a peer whose session is `own`.
+
+    Raises:
+        TypeError: it is not far, or not on this connection.
+    """
+    base: Any
+    path: Path = ()
+    if isinstance(target, Stub):
+        base = _plain(target)
+    elif isinstance(target, Promise):
+        base, path = _plain(target._base), target._path
+    else:
+        raise TypeError(
+            f"peer.{method}() takes something far, as in peer.{method}(peer.index."
+            f"{_EXAMPLES[method]}, not a value of type {type(target).__name__}"
+        )
+    session = base._session if isinstance(base, Stub) else base.session
+    if session is not own:
+        raise TypeError(
+            f"peer.{method}() takes what is on its own connection, and {target!r} is on another"
+        )
+    return base, path
 
 
 @dataclass(frozen=True, kw_only=True)

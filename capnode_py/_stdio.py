@@ -13,7 +13,7 @@ import signal
 import stat
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ._capnode import Capnode, Index
 from ._errors import CapnodeError, ProtocolError
@@ -63,14 +63,12 @@ def serve_stdio(
             "async with capnode.stdio(index) as peer: await peer.wait_closed()"
         )
     settings = make_settings(index, host, dialect, limits, nickname, tracebacks=tracebacks)
-    _check_not_by_hand()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # at a terminal, the parent decides
+    check_not_by_hand()
+    ignore_interrupts()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         error = runner.run(_serve(settings))
     if isinstance(error, ProtocolError):
-        _say(f"{application_name()}: {error}")
-        raise SystemExit(EX_SOFTWARE)
+        end_serving(error)
 
 
 def stdio(
@@ -93,7 +91,7 @@ def stdio(
     settings = make_settings(index, host, dialect, limits, nickname, tracebacks=tracebacks)
 
     async def enter() -> Peer:
-        _check_not_by_hand()
+        check_not_by_hand()
         return await opened(make_peer(Peer, claim(), settings))
 
     return Door(enter)
@@ -123,7 +121,20 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     return uvloop.Loop
 
 
-def _check_not_by_hand() -> None:
+def ignore_interrupts() -> None:
+    """At a terminal, the parent decides."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def end_serving(error: ProtocolError) -> NoReturn:
+    """The parent broke the protocol: say so, and exit."""
+    _say(f"{application_name()}: {error}")
+    raise SystemExit(EX_SOFTWARE)
+
+
+def check_not_by_hand() -> None:
+    """Exit with 64 if nobody is at the other end of stdin and stdout."""
     if _claimed:
         return  # which `claim` will say
     for fd in (0, 1):

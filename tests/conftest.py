@@ -2,13 +2,16 @@
 
 An ``async def test_...`` runs once on each driver: asyncio, uvloop and trio (skipped where it is
 not installed). A test that asks for `road` runs over every road as well; one that asks for
-`any_road` over as many as it takes to meet each driver of the package.
+`any_road` over as many as it takes to meet each driver of the package. Both also run on the
+blocking driver: there is no loop, every ``await`` blocks in place, and one thread drives both ends.
+A test that needs a loop of its own, for several tasks or for events, says so by a marker.
 
 ``near, far = await road.open(index=..., far_index=...)`` gives two connected peers. When the test
 has returned, and what it held is gone, both must hold nothing but the two indexes; they are closed,
 and no task, thread, descriptor or child may be left.
 
-Markers: ``drivers("asyncio")`` names the only drivers to run on, ``roads("socket")`` the roads.
+Markers: ``drivers("asyncio")`` names the only drivers to run on, ``roads("socket")`` the roads,
+``loop`` keeps a test off the blocking driver.
 """
 
 from __future__ import annotations
@@ -37,8 +40,11 @@ import capnode_py as capnode
 from capnode_py import Limits, Peer, Remote
 from capnode_py._doors import opened
 from capnode_py._peer import Settings, make_peer, make_settings
+from capnode_py.driver._pump import Place, complete, place, the_pump
+from capnode_py.driver.blocking import BlockingDriver, deadline
 
 DRIVERS = ("asyncio", "uvloop", "trio")
+BLOCKING = "blocking"
 ROADS = (
     "memory",
     "socket",
@@ -55,6 +61,7 @@ HANGS_AFTER = 20.0
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "drivers(*names): run on these drivers only")
+    config.addinivalue_line("markers", "loop: needs an event loop, and several tasks in it")
     config.addinivalue_line("markers", "roads(*names): run over these roads only")
 
 
@@ -78,7 +85,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             id=f"{driver}-{road}" if asked else driver,
             marks=_skipped(driver),
         )
-        for driver in _named(metafunc, "drivers", DRIVERS)
+        for driver in _drivers(metafunc, asked)
         for road in (_roads(metafunc, asked, driver) if asked else [""])
     ]
     metafunc.parametrize(["driver", asked] if asked else ["driver"], cases, indirect=True)
@@ -89,7 +96,17 @@ def _named(metafunc: pytest.Metafunc, marker: str, default: tuple[str, ...]) -> 
     return mark.args if mark else default
 
 
+def _drivers(metafunc: pytest.Metafunc, asked: str | None) -> tuple[str, ...]:
+    drivers = _named(metafunc, "drivers", (*DRIVERS, BLOCKING) if asked else DRIVERS)
+    if metafunc.definition.get_closest_marker("loop"):
+        return tuple(driver for driver in drivers if driver != BLOCKING)
+    return drivers
+
+
 def _roads(metafunc: pytest.Metafunc, asked: str, driver: str) -> list[str]:
+    if driver == BLOCKING:
+        roads = tuple(_BLOCKING_ROADS) if asked == "road" else ("socket",)
+        return [road for road in roads if road in _named(metafunc, "roads", ROADS)]
     if asked == "road":
         roads = _named(metafunc, "roads", ROADS)
     else:  # asyncio has a driver of its own for descriptors, and the general one for other streams
@@ -98,7 +115,7 @@ def _roads(metafunc: pytest.Metafunc, asked: str, driver: str) -> list[str]:
 
 
 def _skipped(driver: str) -> list[pytest.MarkDecorator]:
-    if find_spec(driver):
+    if driver == BLOCKING or find_spec(driver):
         return []
     return [pytest.mark.skip(reason=f"{driver} is not installed")]
 
@@ -130,8 +147,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     values: dict[str, Any] = pyfuncitem.funcargs
     names = inspect.signature(pyfuncitem.obj).parameters
-    road = values.get("road") or values.get("any_road")
+    road: Any = values.get("road") or values.get("any_road")
     driver: Any = pyfuncitem.callspec.params["driver"]
+    if driver == BLOCKING:
+        arguments = {name: values[name] for name in names}
+        the_pump()  # whose descriptors stay open
+        with _nothing_left(), _no_error_logged(allowed="caplog" in values):
+            _run_blocking(pyfuncitem.obj, arguments, road)
+        return True
+
     run = _RUNNERS[driver]
     _warm_up(run)
     test = _Test(pyfuncitem.obj, {name: values[name] for name in names}, road)
@@ -197,6 +221,7 @@ class Road:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.blocking = False
         self.helpers: anyio.abc.TaskGroup
         self._pairs: list[tuple[Peer, Peer]] = []
 
@@ -209,7 +234,9 @@ class Road:
         far_limits: Limits | None = None,
     ) -> tuple[Peer, Peer]:
         """Two connected peers. They are closed by the fixture, if not by the test."""
-        make = getattr(self, "_" + self.name.replace("-", "_"))
+        make: Any = getattr(self, "_" + self.name.replace("-", "_"))
+        if self.blocking:
+            make = self._blocking
         near_settings = _Settings(index, limits, "far")
         far_settings = _Settings(far_index, far_limits, "near")
         near, far = await make(near_settings, far_settings)
@@ -243,6 +270,15 @@ class Road:
             for peer in pair:
                 await peer.aclose()
         self._pairs.clear()
+
+    async def _blocking(self, near: _Settings, far: _Settings) -> tuple[Peer, Peer]:
+        """On the blocking driver; the peer is the one for coroutines, as the test is one."""
+        near_fds, far_fds = _BLOCKING_ROADS[self.name]()
+        peers = [
+            make_peer(Peer, fds, settings.of_peer(), make_driver=BlockingDriver)
+            for fds, settings in ((near_fds, near), (far_fds, far))
+        ]
+        return await opened(peers[0]), await opened(peers[1])
 
     # One method a road.
 
@@ -376,6 +412,91 @@ async def _send_byte(sink: socket.socket, byte: bytes) -> None:
             return
         except BlockingIOError:
             await anyio.wait_writable(sink)
+
+
+# The blocking driver, and its roads: two descriptors for each end.
+
+Fds = tuple[int, int]
+
+
+def _run_blocking(body: Callable[..., Any], arguments: dict[str, Any], road: Road) -> None:
+    """Run an async test without a loop, from its start to its end: each await blocks in place."""
+
+    async def run() -> None:
+        try:
+            with deadline(HANGS_AFTER):
+                await body(**arguments)
+                await road.check_tables()
+        finally:
+            with deadline(HANGS_AFTER):
+                await road.close()
+
+    road.blocking = True
+    token = place.set(Place(awaits=True))
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(anyio.lowlevel, "checkpoint", _no_checkpoint)
+            complete(run())
+    finally:
+        place.reset(token)
+
+
+async def _no_checkpoint() -> None:
+    """There is no other task whose turn it could be."""
+
+
+def _socket_fds() -> tuple[Fds, Fds]:
+    one, other = socket.socketpair()
+    return _both_ways(one), _both_ways(other)
+
+
+def _both_ways(sock: socket.socket) -> Fds:
+    fd = sock.detach()
+    return fd, fd
+
+
+def _pipe_fds() -> tuple[Fds, Fds]:
+    (near_read, far_write), (far_read, near_write) = os.pipe(), os.pipe()
+    return (near_read, near_write), (far_read, far_write)
+
+
+def _tcp_fds() -> tuple[Fds, Fds]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    return _both_ways(near), _both_ways(far)
+
+
+def _bytewise_fds() -> tuple[Fds, Fds]:
+    one, one_relayed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    other, other_relayed = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    threading.Thread(target=_relay_in_threads, args=(one_relayed, other_relayed)).start()
+    return _both_ways(one), _both_ways(other)
+
+
+def _relay_in_threads(one: socket.socket, other: socket.socket) -> None:
+    with one, other:
+        back = threading.Thread(target=_relay_in_thread, args=(other, one))
+        back.start()
+        _relay_in_thread(one, other)
+        back.join()
+
+
+def _relay_in_thread(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 20):
+            for byte in data:
+                sink.send(bytes((byte,)))
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+_BLOCKING_ROADS = {
+    "socket": _socket_fds,
+    "bytewise": _bytewise_fds,
+    "pipes": _pipe_fds,
+    "tcp": _tcp_fds,
+}
 
 
 # Running, and what must not be left.

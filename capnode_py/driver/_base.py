@@ -92,6 +92,8 @@ class Driver:
     passes_interrupts = True
     """A KeyboardInterrupt in a handler ends the loop as well, after it was answered."""
 
+    session_type: type[Session] = Session
+
     def __init__(
         self,
         codec: Codec,
@@ -116,7 +118,7 @@ class Driver:
         self._closed = self.make_event()
         self._idle: list[Event] = []
         self._drained: list[Event] = []
-        self.session = Session(
+        self.session = self.session_type(
             codec, self, limits=limits, hello=hello, host=host, get_index=get_index
         )
 
@@ -290,9 +292,7 @@ class Driver:
         finally:
             current.reset(token)
 
-        if type(result) is CoroutineType or (
-            hasattr(type(result), "__await__") and not isinstance(result, FAR)
-        ):
+        if is_to_await(result):
             return result
         self.session.finish(call, result)
         return None
@@ -363,6 +363,11 @@ class Driver:
             )
         return self.across(run).result()
 
+    def ask(self, make: Callable[[], Promise]) -> Any:
+        """A call that a user makes; `make()` makes it here. Gives what the caller is to get: a
+        promise, or, where callers block, the value."""
+        return self.bring(make)
+
     def across(self, run: Callable[[], T]) -> Future[T]:
         """Run `run()` in the loop, from any thread."""
         future: Future[T] = Future()
@@ -390,7 +395,7 @@ class Driver:
                 future.set_exception(error)
                 return
             cell.pull()
-            cell.watch(functools.partial(_tell_future, future))
+            cell.watch(functools.partial(self._tell_future, future))
             future.add_done_callback(functools.partial(self._cancel_with, cell))
 
         if self.session.error is not None:
@@ -398,6 +403,22 @@ class Driver:
         elif not self.soon(go):
             future.set_exception(PeerClosed("the event loop of this connection has ended"))
         return future
+
+    def _tell_future(self, future: Future[Any], cell: Cell) -> None:
+        if future.set_running_or_notify_cancel():
+            if cell.state == REJECTED:
+                future.set_exception(cell.value)
+            else:
+                future.set_result(cell.value)
+
+    def block_on(self, promise: Promise, timeout: float | None) -> Any:
+        """See `wait`, in a thread where that is allowed."""
+        future = self.outcome(lambda: promise)
+        try:
+            return future.result(timeout)
+        except TimeoutError:
+            future.cancel()
+            raise
 
     def _cancel_with(self, cell: Cell, future: Future[Any]) -> None:
         if future.cancelled():
@@ -414,14 +435,19 @@ class Driver:
         if not self.session.wants_hello:
             return
         if not await self.within(self.limits.hello_timeout, self._opened.wait):
+            self.miss_hello()
+        if self.session.error is not None:
+            raise self.session.error
+
+    def miss_hello(self) -> None:
+        """The time for the other side's hello is over."""
+        if self.session.wants_hello:
             self.session.end(
                 PeerLost(
                     f"no hello within {self.limits.hello_timeout:g} s (Limits.hello_timeout): "
                     "is the program at the other end a capnode peer?"
                 )
             )
-        if self.session.error is not None:
-            raise self.session.error
 
     def greeted(self) -> None:
         self._opened.set()
@@ -491,6 +517,11 @@ class Driver:
         self._tell(self._drained)
         self.close(None)
 
+    @property
+    def is_closing(self) -> bool:
+        """Has the end begun?"""
+        return self._closing
+
     def close(self, error: BaseException | None) -> None:
         """Begin to close; `error` is what then still pends gets. Only the first call counts."""
         if not self._closing:
@@ -557,6 +588,13 @@ class Driver:
             event.set()
 
 
+def is_to_await(result: Any) -> bool:
+    """Has a handler given what is to be awaited? A promise is none such: it is the answer."""
+    return type(result) is CoroutineType or (
+        hasattr(type(result), "__await__") and not isinstance(result, FAR)
+    )
+
+
 def end_writing(fd: int) -> bool:
     """End our half of the stream behind `fd`; True if the caller is to close it for that."""
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
@@ -580,7 +618,8 @@ def _work(handler: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 
 def wait(promise: Promise, timeout: float | None = None) -> Any:
-    """Block until a promise has its value; for handlers decorated with `in_thread`.
+    """Block until a promise has its value; for handlers decorated with `in_thread`, and for those
+    of a blocking peer.
 
     Args:
         promise: an answer, or a path to read.
@@ -593,20 +632,7 @@ def wait(promise: Promise, timeout: float | None = None) -> Any:
     driver: Driver = promise._session._driver  # type: ignore[attr-defined]
     if driver.here():
         raise RuntimeError("wait() would block the event loop: write await promise")
-    future = driver.outcome(lambda: promise)
-    try:
-        return future.result(timeout)
-    except TimeoutError:
-        future.cancel()
-        raise
-
-
-def _tell_future(future: Future[Any], cell: Cell) -> None:
-    if future.set_running_or_notify_cancel():
-        if cell.state == REJECTED:
-            future.set_exception(cell.value)
-        else:
-            future.set_result(cell.value)
+    return driver.block_on(promise, timeout)
 
 
 def current_peer() -> Any:

@@ -328,6 +328,7 @@ async def test_notify_calls_and_nothing_comes_back(road):
     assert (near.stats().imports, far.stats().exports) == (1, 1)
 
 
+@pytest.mark.loop
 async def test_notify_carries_keywords_references_and_promises(any_road):
     seen: list[Any] = []
 
@@ -392,6 +393,7 @@ async def test_a_callback_is_called_while_its_call_runs(road):
     assert seen == [(0, 3), (1, 3), (2, 3)]
 
 
+@pytest.mark.loop
 async def test_handlers_can_be_sync_async_threaded_or_awaitable(road):
     threads: list[Any] = []
 
@@ -425,6 +427,7 @@ async def test_handlers_can_be_sync_async_threaded_or_awaitable(road):
     assert threads[0] is not threading.current_thread()
 
 
+@pytest.mark.loop
 async def test_in_thread_marks_methods_too(any_road):
     class Slow(capnode.Target):
         @capnode.in_thread
@@ -509,6 +512,7 @@ async def test_wait_blocks_in_a_threaded_handler(road):
     assert await near.index.work(lambda n: n * 10) == [10, 20, 30, "near"]
 
 
+@pytest.mark.loop
 async def test_threaded_callbacks_fifty_deep(any_road):
     """Rule 11: each level holds a thread while it waits for the next."""
 
@@ -521,6 +525,7 @@ async def test_threaded_callbacks_fifty_deep(any_road):
         assert await near.index.down(50, down) == 50
 
 
+@pytest.mark.loop
 async def test_a_threaded_handler_that_calls_after_the_end_gets_an_error(any_road):
     started, go, ended = anyio.Event(), threading.Event(), threading.Event()
     outcomes: list[str] = []
@@ -549,6 +554,7 @@ async def test_a_threaded_handler_that_calls_after_the_end_gets_an_error(any_roa
     assert outcomes in (["PeerLost"], ["PeerClosed"])
 
 
+@pytest.mark.loop
 async def test_wait_raises_what_the_call_raised_and_a_timeout_cancels_it(any_road):
     cancelled = anyio.Event()
 
@@ -574,6 +580,7 @@ async def test_wait_raises_what_the_call_raised_and_a_timeout_cancels_it(any_roa
     await cancelled.wait()
 
 
+@pytest.mark.loop
 async def test_wait_refuses_to_block_the_loop(any_road):
     near, _ = await any_road.open(far_index={"one": lambda: 1})
     promise = near.index.one()
@@ -582,6 +589,7 @@ async def test_wait_refuses_to_block_the_loop(any_road):
     assert await promise == 1
 
 
+@pytest.mark.loop
 async def test_submit_calls_from_any_thread(any_road):
     async def add(a: int, b: int = 0) -> int:
         return a + b
@@ -600,6 +608,7 @@ async def test_submit_calls_from_any_thread(any_road):
     assert await anyio.to_thread.run_sync(in_thread) == [3, 3]
 
 
+@pytest.mark.loop
 async def test_cancelling_a_submitted_future_withdraws_the_call(any_road):
     started, cancelled = anyio.Event(), anyio.Event()
 
@@ -617,6 +626,7 @@ async def test_cancelling_a_submitted_future_withdraws_the_call(any_road):
     await cancelled.wait()
 
 
+@pytest.mark.loop
 async def test_submit_fails_when_the_peer_is_closed(any_road):
     near, _ = await any_road.open(far_index={"one": lambda: 1})
     one = near.index.one
@@ -625,6 +635,7 @@ async def test_submit_fails_when_the_peer_is_closed(any_road):
         await anyio.to_thread.run_sync(lambda: near.submit(one).result())
 
 
+@pytest.mark.loop
 async def test_a_call_from_a_foreign_thread_raises_and_names_submit(any_road):
     near, _ = await any_road.open(far_index={"one": lambda: 1})
     stub, errors = near.index, []
@@ -677,6 +688,7 @@ async def elsewhere(index: Any) -> AsyncIterator[tuple[capnode.Peer, Any]]:
         await anyio.to_thread.run_sync(thread.join)
 
 
+@pytest.mark.loop
 async def test_references_of_another_loop_are_refused_at_the_call(any_road):
     near, _ = await any_road.open(far_index={"see": lambda value: None})
     async with elsewhere({"one": lambda: 1}) as (other, promise):
@@ -688,6 +700,7 @@ async def test_references_of_another_loop_are_refused_at_the_call(any_road):
         assert await anyio.to_thread.run_sync(other.submit(other.index.one).result) == 1
 
 
+@pytest.mark.loop
 async def test_stubs_can_be_dropped_in_any_thread(any_road):
     """G5."""
     near, far = await any_road.open(far_index={"things": lambda: [Account() for _ in range(50)]})
@@ -699,6 +712,7 @@ async def test_stubs_can_be_dropped_in_any_thread(any_road):
         await near.ping()
 
 
+@pytest.mark.loop
 async def test_stubs_can_be_collected_in_any_thread(any_road):
     """G5: where the collector finds them in circles; a promise too."""
     near, far = await any_road.open(far_index={"things": lambda: [Account() for _ in range(50)]})
@@ -771,6 +785,7 @@ async def test_a_quiet_connection_shows_the_two_indexes(road):
     assert far.stats().exports == 1
 
 
+@pytest.mark.loop
 async def test_a_plain_call_is_one_message_each_way(any_road):
     near, far = await any_road.open(far_index={"add": lambda a, b: a + b})
     await near.ping()

@@ -98,6 +98,7 @@ async def _expect_cancel(promise: Any) -> None:
     pytest.fail("the wait was not cancelled")
 
 
+@pytest.mark.loop
 async def test_a_cancelled_wait_cancels_the_handler_once(road):
     """K1."""
     waiter = Waiter()
@@ -109,6 +110,7 @@ async def test_a_cancelled_wait_cancels_the_handler_once(road):
     assert await near.index.now("alive") == "alive"
 
 
+@pytest.mark.loop
 async def test_a_timeout_cancels_the_handler(any_road):
     """K1."""
     waiter = Waiter()
@@ -185,6 +187,7 @@ async def test_a_shielded_call_goes_on(any_road):
     assert waiter.cancelled == []
 
 
+@pytest.mark.loop
 async def test_promise_cancel_withdraws_the_call(any_road):
     """K1."""
     waiter = Waiter()
@@ -215,6 +218,7 @@ async def test_a_call_cancelled_in_the_turn_it_was_made_is_not_started(any_road)
     assert waiter.started == ["c"]
 
 
+@pytest.mark.loop
 async def test_a_wait_cancelled_before_it_began_is_withdrawn_too(any_road):
     waiter = Waiter()
     near, _ = await any_road.open(far_index=waiter)
@@ -225,6 +229,7 @@ async def test_a_wait_cancelled_before_it_began_is_withdrawn_too(any_road):
     assert waiter.started == waiter.cancelled
 
 
+@pytest.mark.loop
 async def test_cancelling_one_of_several_waiters_does_not_cancel_the_call(any_road):
     waiter, got = Waiter(), []
     near, _ = await any_road.open(far_index=waiter)
@@ -244,6 +249,7 @@ async def test_cancelling_one_of_several_waiters_does_not_cancel_the_call(any_ro
     assert waiter.cancelled == []
 
 
+@pytest.mark.loop
 async def test_cancelling_the_last_waiter_cancels_the_call(any_road):
     waiter = Waiter()
     near, _ = await any_road.open(far_index=waiter)
@@ -261,6 +267,7 @@ async def test_cancelling_the_last_waiter_cancels_the_call(any_road):
         await promise
 
 
+@pytest.mark.loop
 async def test_a_call_that_others_build_on_is_not_cancelled(any_road):
     """K8."""
     waiter = Waiter()
@@ -274,6 +281,7 @@ async def test_a_call_that_others_build_on_is_not_cancelled(any_road):
     assert await dependent == "call done"
 
 
+@pytest.mark.loop
 async def test_a_call_that_others_are_made_through_is_cancelled_with_the_last_of_them(any_road):
     """K8: whichever of them is given up first; and then once."""
     waiter = Waiter()
@@ -292,6 +300,7 @@ async def test_a_call_that_others_are_made_through_is_cancelled_with_the_last_of
     assert waiter.started == waiter.cancelled == ["call"]
 
 
+@pytest.mark.loop
 async def test_dropping_a_promise_does_not_cancel(any_road):
     """K2."""
     waiter = Waiter()
@@ -304,6 +313,7 @@ async def test_dropping_a_promise_does_not_cancel(any_road):
     await near.ping()
 
 
+@pytest.mark.loop
 async def test_cancelling_goes_on_through_the_calls_of_the_handler(any_road):
     """A handler that waits for our own call: that one is cancelled as well, here."""
     there, here = Waiter(), Waiter()
@@ -316,6 +326,7 @@ async def test_cancelling_goes_on_through_the_calls_of_the_handler(any_road):
         assert here.cancelled == [""]
 
 
+@pytest.mark.loop
 async def test_cancelling_reaches_a_callback_two_hops_away(road):
     """K1."""
     there, here = Waiter(), Waiter()
@@ -330,6 +341,7 @@ async def test_cancelling_reaches_a_callback_two_hops_away(road):
     assert (there.cancelled, here.cancelled) == (["outer"], [""])
 
 
+@pytest.mark.loop
 async def test_the_late_result_of_a_stubborn_handler_leaks_nothing(any_road):
     """K4, K5: though it holds references of both sides; and that does not take a collection."""
     waiter = Waiter()
@@ -349,6 +361,7 @@ async def test_the_late_result_of_a_stubborn_handler_leaks_nothing(any_road):
         gc.enable()
 
 
+@pytest.mark.loop
 async def test_a_cancelled_call_gives_up_what_it_was_given(any_road):
     """K3: while its handler runs, while it waits for a promise, and before it has left."""
     waiter = Waiter()
@@ -380,6 +393,7 @@ async def test_a_cancelled_call_gives_up_what_it_was_given(any_road):
     assert await blocked == "b done"
 
 
+@pytest.mark.loop
 async def test_a_handler_may_finish_a_shielded_cleanup(any_road):
     """K6: and its caller does not wait for it."""
     waiter = Waiter()
@@ -392,6 +406,7 @@ async def test_a_handler_may_finish_a_shielded_cleanup(any_road):
     await waiter.until(lambda: waiter.cancelled == ["c", "c cleaned up"])
 
 
+@pytest.mark.loop
 async def test_a_handler_that_cancels_itself_is_an_error_to_the_caller(any_road):
     async def cancel_myself() -> None:
         with anyio.CancelScope() as scope:
@@ -410,6 +425,7 @@ async def test_a_handler_that_cancels_itself_is_an_error_to_the_caller(any_road)
     await near.ping()
 
 
+@pytest.mark.loop
 async def test_a_threaded_handler_runs_on_and_its_caller_goes(any_road):
     started, go, finished = anyio.Event(), threading.Event(), threading.Event()
 
@@ -433,6 +449,7 @@ async def test_a_threaded_handler_runs_on_and_its_caller_goes(any_road):
     assert await anyio.to_thread.run_sync(finished.wait, 10)
 
 
+@pytest.mark.loop
 async def test_cancelling_a_kept_call_drops_it(any_road):
     """A call through a promise that is still waiting: nothing of it starts."""
     waiter = Waiter()

@@ -106,6 +106,7 @@ async def test_closing_waits_for_the_hooks(driver):
     assert log == ["gone from near"]
 
 
+@pytest.mark.loop
 async def test_the_hook_runs_when_the_last_stub_is_dropped(any_road):
     log: list[str] = []
     gone = anyio.Event()

@@ -88,6 +88,7 @@ async def _settled(promise: Any) -> Any:
         return type(error).__name__
 
 
+@pytest.mark.loop
 async def test_the_other_side_hears_that_the_connection_was_closed(road):
     waiter = Waiter()
     outcomes: list[Any] = []
@@ -102,6 +103,7 @@ async def test_the_other_side_hears_that_the_connection_was_closed(road):
     await waiter.ended.wait()  # the handler nobody waits for is cancelled
 
 
+@pytest.mark.loop
 async def test_closing_lets_running_answers_finish(road):
     waiter = Waiter()
     outcomes: list[Any] = []
@@ -127,6 +129,7 @@ async def test_what_was_sent_before_closing_arrives(road):
     assert seen == list(range(101))
 
 
+@pytest.mark.loop
 async def test_no_call_leaves_after_our_bye(any_road):
     """Also none that was made before, and waits for a promise: it would be a fault of ours."""
     go = anyio.Event()
@@ -154,6 +157,7 @@ async def test_no_call_leaves_after_our_bye(any_road):
         await far.index.x()
 
 
+@pytest.mark.loop
 async def test_closing_during_a_call_is_bounded_and_fails_it(any_road):
     waiter = Waiter()
     outcomes: list[Any] = []
@@ -166,6 +170,7 @@ async def test_closing_during_a_call_is_bounded_and_fails_it(any_road):
     await waiter.ended.wait()
 
 
+@pytest.mark.loop
 async def test_closing_twice_at_once_and_from_other_tasks(road):
     near, far = await road.open(far_index={"one": lambda: 1})
     assert await near.index.one() == 1
@@ -201,6 +206,7 @@ async def test_a_handler_may_close_its_own_peer(any_road):
     await far.wait_closed()
 
 
+@pytest.mark.loop
 async def test_closing_in_a_cancelled_task_still_closes(any_road):
     near, far = await any_road.open()
     with anyio.CancelScope() as scope:
@@ -315,6 +321,7 @@ async def _ping_fails(peer: capnode.Peer) -> None:
         await peer.ping()
 
 
+@pytest.mark.loop
 async def test_the_handlers_of_a_dead_peer_are_cancelled(any_road):
     """G9."""
     waiter = Waiter()
@@ -586,6 +593,7 @@ def test_limits_are_checked():
             Limits(**bad)
 
 
+@pytest.mark.loop
 async def test_a_reference_that_is_dropped_is_released_though_nothing_else_happens(any_road):
     """What a turn drops wakes nobody, so its end must look."""
     near, _ = await any_road.open(far_index={"echo": lambda value: value})

@@ -213,6 +213,7 @@ async def test_tracebacks_cross_a_network_only_when_asked(driver, tmp_path):
             assert (remote is not None) is wanted
 
 
+@pytest.mark.loop
 async def test_each_waiter_gets_a_fresh_exception(any_road):
     caught: list[BaseException] = []
     near, _ = await any_road.open(far_index={"fail": slow_raiser(LookupError("once"))})
@@ -281,6 +282,7 @@ async def test_a_base_exception_of_a_users_fails_the_call_alone(any_road):
     assert await near.index.ok() == "ok"
 
 
+@pytest.mark.loop
 async def test_an_exception_group_crosses_with_its_members_in_the_text(any_road):
     async def fail() -> None:
         async with anyio.create_task_group() as group:

@@ -93,6 +93,7 @@ async def test_a_leak_check_that_fails_shows_the_report(any_road):
     await near.index.clear()
 
 
+@pytest.mark.loop
 async def test_the_numbers_of_a_connection(any_road):
     fence = anyio.Event()
     near, far = await any_road.open(far_index={"wait": fence.wait, "add": lambda a, b: a + b})

@@ -58,6 +58,7 @@ async def test_a_call_in_time_is_a_call_like_any_other(any_road):
     assert await near.with_options(near.index.name, timeout=HOUR) == "api"
 
 
+@pytest.mark.loop
 async def test_a_call_that_takes_too_long_fails_and_is_cancelled_once(any_road):
     """K1"""
     api = Api()
@@ -71,6 +72,7 @@ async def test_a_call_that_takes_too_long_fails_and_is_cancelled_once(any_road):
     assert await near.index.add(1, 2) == 3
 
 
+@pytest.mark.loop
 async def test_each_call_has_its_own_limit(any_road):
     api = Api()
     near, _ = await any_road.open(far_index=api)
@@ -88,6 +90,7 @@ async def test_each_call_has_its_own_limit(any_road):
         promise.cancel()
 
 
+@pytest.mark.loop
 async def test_a_promise_can_be_limited(any_road):
     api = Api()
     near, _ = await any_road.open(far_index=api)
@@ -97,6 +100,7 @@ async def test_a_promise_can_be_limited(any_road):
     await api._stopped.wait()
 
 
+@pytest.mark.loop
 async def test_a_late_answer_with_references_in_it_leaks_nothing(any_road):
     """K4: the leak check is the test's own."""
     opened, gate = anyio.Event(), anyio.Event()
@@ -114,6 +118,7 @@ async def test_a_late_answer_with_references_in_it_leaks_nothing(any_road):
     gate.set()
 
 
+@pytest.mark.loop
 async def test_what_depends_on_the_answer_keeps_the_call_alive(any_road):
     """K8: the awaiter gets its error, and what was pipelined goes on."""
     gate = anyio.Event()
@@ -171,6 +176,7 @@ async def test_bad_options_say_what_to_write(any_road):
     assert "within 5 s" in repr(near.with_options(near.index, timeout=5))
 
 
+@pytest.mark.loop
 async def test_no_timer_is_left_when_the_connection_ends(any_road):
     near, _ = await any_road.open(far_index=Api())
     promise = near.with_options(near.index, timeout=HOUR).never()

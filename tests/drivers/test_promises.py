@@ -252,6 +252,7 @@ async def test_calls_on_a_promise_of_our_own_object_keep_to_the_wires_rules(any_
 # Awaiting.
 
 
+@pytest.mark.loop
 async def test_a_promise_can_be_awaited_again_and_by_many_tasks(any_road):
     calls: list[int] = []
 
@@ -283,6 +284,7 @@ async def test_an_await_after_pipelining_asks_for_the_value(any_road):
     assert await (await folder).name == "/a"
 
 
+@pytest.mark.loop
 async def test_a_dropped_promise_is_delivered_and_leaves_nothing(any_road):
     """K2, F5: dropping releases, it never cancels."""
     done, finished = anyio.Event(), []

@@ -115,6 +115,7 @@ async def failure(call: Callable[[], Awaitable[Any]], caught: list[BaseException
         caught.append(error)
 
 
+@pytest.mark.loop
 @LENT
 @pytest.mark.parametrize("derived", [True, False])
 async def test_running_calls_are_cancelled_and_fail_with_the_reason(
@@ -142,6 +143,7 @@ async def until(holds: Callable[[], bool]) -> None:
         await anyio.lowlevel.checkpoint()
 
 
+@pytest.mark.loop
 @LENT
 @pytest.mark.parametrize("name", ["stubborn", "careful", "failing"])
 async def test_whatever_a_cancelled_handler_makes_of_it_the_reason_is_told(
@@ -161,6 +163,7 @@ async def test_whatever_a_cancelled_handler_makes_of_it_the_reason_is_told(
     assert worker.ended == ["cancelled", "cleaned up"][: len(worker.ended)]
 
 
+@pytest.mark.loop
 @LENT
 async def test_a_cancelled_call_is_cancelled_behind_the_facade(any_road: Any, lend: Lend):
     worker = Worker()
@@ -173,6 +176,7 @@ async def test_a_cancelled_call_is_cancelled_behind_the_facade(any_road: Any, le
     assert worker.ended == ["cancelled"]
 
 
+@pytest.mark.loop
 @pytest.mark.parametrize("lend", [lend_afar, lend_a_stub])
 async def test_calls_through_a_facade_start_in_their_order(any_road: Any, lend: Lend):
     worker = Worker()
@@ -183,6 +187,7 @@ async def test_calls_through_a_facade_start_in_their_order(any_road: Any, lend: 
     assert worker._log == list(range(50))
 
 
+@pytest.mark.loop
 @LENT
 async def test_what_a_coroutine_gives_is_lent_as_well(any_road: Any, lend: Lend):
     """M8"""
@@ -194,6 +199,7 @@ async def test_what_a_coroutine_gives_is_lent_as_well(any_road: Any, lend: Lend)
         await derived.worker()
 
 
+@pytest.mark.loop
 @pytest.mark.parametrize("lend", [lend_here, lend_afar])
 async def test_the_object_is_let_go_when_its_calls_have_ended(any_road: Any, lend: Lend):
     """M11"""
@@ -225,6 +231,7 @@ async def test_a_coroutine_that_was_not_begun_is_not_begun_any_more(any_road: An
     assert not worker.started.is_set()
 
 
+@pytest.mark.loop
 async def test_a_callback_works_through_a_membrane(any_road: Any):
     facade, revoke = capnode.revocable(Worker())
     near, _ = await any_road.open(far_index=facade)
@@ -249,6 +256,7 @@ async def test_a_callback_works_through_a_membrane(any_road: Any):
     assert caught[0].args == ("enough",)
 
 
+@pytest.mark.loop
 async def test_an_in_thread_handler_runs_in_its_thread_through_a_facade(any_road: Any):
     facade, revoke = capnode.revocable(Worker())
     near, _ = await any_road.open(far_index=facade)
@@ -261,6 +269,7 @@ async def test_an_in_thread_handler_runs_in_its_thread_through_a_facade(any_road
         await near.index.in_a_thread(take_back)
 
 
+@pytest.mark.loop
 async def test_it_may_be_taken_back_in_another_thread(any_road: Any):
     worker = Worker()
     facade, revoke = capnode.revocable(worker)
@@ -279,6 +288,7 @@ async def test_it_may_be_taken_back_in_another_thread(any_road: Any):
     assert worker.ended == ["cancelled"] * 2
 
 
+@pytest.mark.loop
 async def test_who_asked_is_told_in_the_loop_of_the_peer(any_road: Any):
     """M12: by a plain function or an async one, with no call made."""
     facade, revoke = capnode.revocable(Worker())
@@ -308,6 +318,7 @@ async def test_who_asked_is_told_in_the_loop_of_the_peer(any_road: Any):
         await stub.work()
 
 
+@pytest.mark.loop
 async def test_who_asked_is_told_of_the_end_of_the_connection(any_road: Any):
     near, far = await any_road.open(far_index=Worker())
     told: list[BaseException] = []
@@ -364,12 +375,14 @@ async def test_what_a_told_function_raises_is_logged(
     assert "a bug of the user's" in (caplog.records[0].exc_text or "")
 
 
+@pytest.mark.loop
 async def test_another_thread_may_not_ask(any_road: Any):
     near, _ = await any_road.open()
     with pytest.raises(RuntimeError, match="another thread"):
         await anyio.to_thread.run_sync(near.on_broken, near.index, print)
 
 
+@pytest.mark.loop
 async def test_each_holder_is_told_whatever_thread_his_connection_lives_in(any_road: Any):
     """M12: the lender's side of one connection lives in another event loop."""
     worker = Worker()
@@ -408,6 +421,7 @@ async def test_each_holder_is_told_whatever_thread_his_connection_lives_in(any_r
     assert elsewhere == ["Revoked: enough"]
 
 
+@pytest.mark.loop
 async def test_a_facade_keeps_the_time_limit_of_a_stub(any_road: Any):
     near, _ = await any_road.open(far_index=Worker())
     limited = near.with_options(near.index, timeout=0.01)

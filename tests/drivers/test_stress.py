@@ -150,10 +150,12 @@ async def _storm(road: Any, seed: int, *, steps: int, dies: bool = False) -> Non
     assert near.is_closed is far.is_closed is dies
 
 
+@pytest.mark.loop
 async def test_nothing_is_left_after_a_storm_of_calls(road):
     await _storm(road, seed=1, steps=30)
 
 
+@pytest.mark.loop
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_every_wait_ends_when_a_peer_is_closed_in_a_storm(any_road, seed):
     await _storm(any_road, seed, steps=60, dies=True)

@@ -1,0 +1,396 @@
+"""Where the blocking connections of a process wait: a thread that waits drives them all.
+
+There is no event loop and no helper thread. A thread that waits for one answer polls the
+descriptors of every blocking connection, reads, starts the calls that have come, and returns when
+its answer is there. While it waits it may so run handlers, which may wait in their turn.
+
+- **One lock** guards all sessions: connections of one process hand references to each other. It is
+  held while the engine works, and let go while a thread polls, sleeps, or runs code of the user's.
+- **One thread polls.** Others that wait sleep until its poll returns; then one of them may be the
+  next. So nobody sleeps while nobody polls, and no answer is missed when a thread leaves.
+- **Jobs** are what the engine asked to be started: run first in, first out, never inside of the
+  engine, by any thread that waits. **Errands** are what belongs to a connection and not to a
+  caller, such as its end: they come after, and wait in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from .._cell import FULFILLED, PENDING, Call
+from .._errors import CapnodeError, Withdrawn
+
+if TYPE_CHECKING:
+    from .blocking import BlockingDriver
+
+STOPPED = object()
+"""The handle of a call whose handler is to stop: where it waits next, that wait raises."""
+
+
+class Settling(Protocol):
+    """What can be waited for: a cell, or an `Event`."""
+
+    @property
+    def state(self) -> int: ...
+
+
+class Elapsed(TimeoutError):
+    """A deadline has passed. Internal: who set it says in its own words what took too long."""
+
+
+class Place:
+    """What a thread is doing, where it makes a call.
+
+    Attributes:
+        driver, call: the handler that runs, or None.
+        deadline: when a wait is to be given up, or None.
+        awaits: calls give promises, to be awaited: inside an ``async def``, or a pipeline.
+        depth: how many handlers are below on this stack.
+    """
+
+    __slots__ = ("awaits", "call", "deadline", "depth", "driver")
+
+    def __init__(
+        self,
+        *,
+        driver: BlockingDriver | None = None,
+        call: Call | None = None,
+        deadline: float | None = None,
+        awaits: bool = False,
+        depth: int = 0,
+    ) -> None:
+        self.driver = driver
+        self.call = call
+        self.deadline = deadline
+        self.awaits = awaits
+        self.depth = depth
+
+
+place: ContextVar[Place] = ContextVar("capnode_py.place", default=Place())  # noqa: B039 - as a constant
+
+
+class Event:
+    """What the coroutines of `Driver` wait for; waiting blocks in place."""
+
+    __slots__ = ("_pump", "state")
+
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
+        self.state: int = PENDING
+
+    def set(self) -> None:
+        self.state = FULFILLED
+        self._pump.stir()
+
+    async def wait(self) -> None:
+        self._pump.wait(self)
+
+
+class Timer:
+    """See `Pump.later`."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self.run: Callable[[], object] | None = run
+
+    def cancel(self) -> None:
+        self.run = None
+
+
+class Pump:
+    """See the module.
+
+    Attributes:
+        lock: guards this and all sessions; `drive` is called with it held, once.
+        jobs, errands: what is to be done.
+        noted: connections for which the collector has left a note.
+        unflushed: connections that have something to write.
+    """
+
+    def __init__(self) -> None:
+        self.lock: Any = threading.RLock()
+        self.jobs: deque[Callable[[], object]] = deque()
+        self.errands: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
+        self.noted: deque[BlockingDriver] = deque()
+        self.unflushed: deque[BlockingDriver] = deque()
+        self._changed = threading.Condition(self.lock)
+        self._sleeping = 0
+        self._polling = False
+        self._poll = select.poll()
+        self._readers: dict[int, Callable[[], object]] = {}
+        self._writers: dict[int, Callable[[], object]] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._serial = itertools.count()
+        # Kept for the life of the process: a finalizer may write to it at any moment.
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self.watch_reading(self._wake_read, self._woken)
+
+    # What is done by a thread that does not wait.
+
+    def __enter__(self) -> None:
+        """For a short piece of work on a session, after which what is to be sent is sent."""
+        self.lock.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        try:
+            self.flush()
+            if self.jobs or self.errands:
+                self.stir()
+        finally:
+            self.lock.release()
+
+    def flush(self) -> None:
+        """Write what there is to write, as far as it is taken."""
+        while self.unflushed:
+            self.unflushed.popleft().flush()
+
+    def stir(self) -> None:
+        """Something may have changed for those who wait."""
+        if self._polling:
+            self.wake()
+        if self._sleeping:
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Let the poll return. From any thread, at any moment; takes no lock."""
+        with contextlib.suppress(OSError):  # full: it will return
+            os.write(self._wake_write, b"\0")
+
+    def note(self, driver: BlockingDriver) -> None:
+        """The collector has left a note for this connection. From any thread, at any moment."""
+        self.noted.append(driver)
+        if self._polling:
+            self.wake()
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+
+    # Descriptors and time.
+
+    def watch_reading(self, fd: int, ready: Callable[[], object]) -> None:
+        self._readers[fd] = ready
+        self._watch(fd)
+
+    def unwatch_reading(self, fd: int) -> None:
+        if self._readers.pop(fd, None) is not None:
+            self._watch(fd)
+
+    def watch_writing(self, fd: int, ready: Callable[[], object]) -> None:
+        self._writers[fd] = ready
+        self._watch(fd)
+
+    def unwatch_writing(self, fd: int) -> None:
+        if self._writers.pop(fd, None) is not None:
+            self._watch(fd)
+
+    def _watch(self, fd: int) -> None:
+        mask = (fd in self._readers and select.POLLIN) | (fd in self._writers and select.POLLOUT)
+        if mask:
+            self._poll.register(fd, mask)
+        else:
+            self._poll.unregister(fd)
+        if self._polling:
+            self.wake()
+
+    def later(self, seconds: float, run: Callable[[], object]) -> Timer:
+        """Call `run()` then, or when a thread next waits."""
+        timer = Timer(run)
+        heapq.heappush(self._timers, (monotonic() + seconds, next(self._serial), timer))
+        if self._polling:
+            self.wake()
+        return timer
+
+    def _run_timers(self) -> None:
+        while self._timers and self._timers[0][0] <= monotonic():
+            run = heapq.heappop(self._timers)[2].run
+            if run is not None:
+                run()
+
+    # Waiting.
+
+    def event(self) -> Event:
+        """A new event."""
+        return Event(self)
+
+    def wait(self, until: Settling) -> None:
+        """`drive`, with the lock held or not."""
+        if self.lock._is_owned():
+            self.drive(until)
+        else:
+            with self.lock:
+                self.drive(until)
+
+    def drive(self, until: Settling) -> None:
+        """Wait until it is settled, and do meanwhile whatever there is to do.
+
+        The calls that came before its settling are started before this returns.
+
+        Raises:
+            Elapsed: the deadline of this place has passed.
+            Withdrawn: the caller of the handler that waits here does not want its answer any more.
+        """
+        here = place.get()
+        call, deadline = here.call, here.deadline
+        if here.driver is not None:
+            here.driver.pause()
+        turned = False
+        try:
+            while until.state < FULFILLED:
+                if call is not None and call.handle is STOPPED:
+                    call.handle = None
+                    raise Withdrawn
+                if turned and deadline is not None and monotonic() >= deadline:
+                    raise Elapsed
+                if self.jobs:
+                    self.jobs.popleft()()
+                elif self.errands:
+                    self._run_errand()
+                elif self._polling:
+                    self._sleep(deadline)
+                    turned = True
+                else:
+                    self._turn(deadline)
+                    turned = True
+            for _ in range(len(self.jobs)):
+                if self.jobs:  # else a handler that waits has run them
+                    self.jobs.popleft()()
+        finally:
+            if self.unflushed:
+                self.flush()
+            if here.driver is not None:
+                here.driver.resume()
+
+    def _run_errand(self) -> None:
+        errand = self.errands.popleft()
+        token = place.set(Place())
+        try:
+            complete(errand())
+        finally:
+            place.reset(token)
+
+    def _sleep(self, deadline: float | None) -> None:
+        """Another thread polls: wait until something has changed."""
+        self.flush()
+        self._sleeping += 1
+        try:
+            self._changed.wait(None if deadline is None else max(deadline - monotonic(), 0))
+        finally:
+            self._sleeping -= 1
+
+    def _turn(self, deadline: float | None) -> None:
+        """Write, poll, and read."""
+        while self.unflushed:
+            self.unflushed.popleft().flush()
+        timeout = None
+        if self._timers or deadline is not None:
+            when = min(self._timers[0][0] if self._timers else _NEVER, deadline or _NEVER)
+            timeout = max((when - monotonic()) * 1000, 0)
+
+        self._polling = True
+        if self.noted:  # looked at behind the flag: later ones will wake the poll
+            timeout = 0
+        self.lock.release()
+        try:
+            events = self._poll.poll(timeout)
+        finally:
+            self.lock.acquire()
+            self._polling = False
+            if self._sleeping:
+                self._changed.notify_all()
+
+        for fd, event in events:
+            reader, writer = self._readers.get(fd), self._writers.get(fd)
+            if reader is not None and event & ~select.POLLOUT:
+                reader()
+            if writer is not None and event & ~select.POLLIN:
+                writer()
+        while self.noted:
+            self.noted.popleft().drain_notes()
+        if self._timers:
+            self._run_timers()
+
+    # A fork.
+
+    def forked(self) -> None:
+        """This process is a fork of the one whose connections these are: they are not ours."""
+        self._polling = False
+        self.lock = _Forked()
+        self._readers.pop(self._wake_read)
+        for fd in {*self._readers, *self._writers, self._wake_read, self._wake_write}:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+_NEVER = float("inf")
+
+
+class _Forked:
+    """Stands for the lock, which nobody in this process can take."""
+
+    def __enter__(self) -> NoReturn:
+        raise CapnodeError(
+            "this connection belongs to the process that this one was forked from, and goes on "
+            "there: open one of its own in the fork, or start the program anew (spawn)"
+        )
+
+    acquire = __enter__
+
+    def __exit__(self, *exc_info: object) -> None: ...
+    def release(self) -> None: ...
+    def _is_owned(self) -> bool:
+        return False
+
+
+def complete(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine that waits in place, if at all.
+
+    Raises:
+        RuntimeError: it wants an event loop.
+    """
+    try:
+        waits_for = coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise RuntimeError(
+        f"an async handler waits for {waits_for!r}, which takes an event loop, and this peer is a "
+        "blocking one: await only what it calls here, write a sync handler, or open the connection "
+        "in an event loop with the doors of capnode_py"
+    )
+
+
+_pump: Pump | None = None
+
+
+def the_pump() -> Pump:
+    """The one of this process."""
+    global _pump  # noqa: PLW0603 - there is one poll, as there is one terminal
+    if _pump is None:
+        _pump = Pump()
+    return _pump
+
+
+def _forget_after_fork() -> None:
+    global _pump  # noqa: PLW0603
+    if _pump is not None:
+        _pump.forked()
+        _pump = None
+    place.set(Place())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

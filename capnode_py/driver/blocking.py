@@ -1,0 +1,411 @@
+"""The blocking driver: no event loop, and no thread but those of its callers.
+
+Whoever waits for an answer writes, reads, and runs the handlers of calls that arrive meanwhile
+(`_pump.py` says how). A stub that is called blocks, and gives the value; inside an ``async def``
+handler it gives a promise, as everywhere, and awaiting that blocks in place. So the coroutines that
+drivers share, which wait by events, run here from their start to their end in one step.
+
+The handlers of one connection run one at a time: another is started only when none runs, or the one
+that runs waits for the other side.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from time import monotonic
+from typing import Any, TypeVar
+
+from .._cell import Call, Cell
+from .._errors import LimitExceeded
+from .._incoming import TOLD
+from .._messages import Path
+from .._reach import FAR, IN_THREAD, callable_from_afar, reach
+from .._session import Session
+from .._stub import Promise, Stub
+from .._tables import Running
+from ._base import current, is_to_await
+from ._descriptor import DescriptorDriver
+from ._pump import STOPPED, Elapsed, Event, Place, Timer, complete, place, the_pump
+
+logger = logging.getLogger("capnode_py.driver")
+
+T = TypeVar("T")
+
+_LATE = 0.001  # seconds that an answer may wait for others, before a handler is started
+_DEEP = 20  # handlers on one stack, below which nobody need look how much is left of it
+_SPARE = 200  # frames that a handler, and the engine below it, may need
+
+
+class LockedSession(Session):
+    """A session whose callers are threads: what stubs and promises ask is asked under the lock, and
+    a call blocks.
+
+    Who has the lock is the engine itself, or code of the user's which it runs (a property of a
+    dataclass that is copied): there, a call gives a promise as everywhere in the engine.
+    """
+
+    _driver: BlockingDriver
+
+    def call(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any) -> Any:
+        lock = self._driver.lock
+        if lock._is_owned():
+            return Session.call(self, base, path, args, kwargs)
+        with lock:
+            promise = Session.call(self, base, path, args, kwargs)
+            if place.get().awaits:
+                return promise
+            return get(promise)
+
+    def wait(self, base: Stub | Cell, path: Path) -> Generator[Any, Any, Any]:
+        lock = self._driver.lock
+        if lock._is_owned():
+            return (yield from Session.wait(self, base, path))
+        with lock:
+            return (yield from Session.wait(self, base, path))
+
+    def dealloc(self, stub: Stub) -> None:
+        self._driver.bring(partial(Session.dealloc, self, stub))
+
+    def cancel(self, cell: Cell) -> None:
+        self._driver.bring(partial(Session.cancel, self, cell))
+
+
+def get(promise: Promise) -> Any:
+    """The value of a promise, under the lock."""
+    try:
+        promise._session.wait(promise._base, promise._path).send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise RuntimeError("a promise of a connection that is driven by an event loop")
+
+
+class BlockingDriver(DescriptorDriver):
+    """See the module."""
+
+    session_type = LockedSession
+
+    def __init__(self, stream: tuple[int, int], **settings: Any) -> None:
+        self._pump = the_pump()
+        self._busy = 0
+        self._held_back = False
+        self._closing_in = 0
+        self._woke = 0.0
+        with self._pump.lock:
+            super().__init__(*stream, **settings)
+
+    @property
+    def lock(self) -> Any:
+        """That of all blocking connections; in a fork, one that raises."""
+        return self._pump.lock
+
+    @property
+    def forked(self) -> bool:
+        """Is this another process than the one that opened the connection?"""
+        return self._pump is not the_pump()
+
+    def here(self) -> bool:
+        return self.lock._is_owned()  # type: ignore[no-any-return]
+
+    def ask(self, make: Callable[[], Promise]) -> Any:
+        with self.lock:
+            promise = make()
+            return promise if place.get().awaits else get(promise)
+
+    def bring(self, run: Callable[[], T]) -> T:
+        if self.here():
+            return run()
+        with self._pump:
+            return run()
+
+    def soon(self, run: Callable[[], object]) -> bool:
+        self.bring(run)
+        return True
+
+    def make_event(self) -> Event:
+        return Event(self._pump)
+
+    async def within(self, seconds: float, wait: Callable[[], Awaitable[Any]]) -> bool:
+        try:
+            with deadline(seconds):
+                await wait()
+        except Elapsed:
+            outer = place.get().deadline
+            if outer is not None and monotonic() >= outer:
+                raise
+            return False
+        return True
+
+    async def shielded(self, wait: Callable[[], Awaitable[Any]]) -> None:
+        await wait()
+
+    def background(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._pump.errands.append(run)
+
+    # Waiting.
+
+    def wait(self, cell: Cell) -> Generator[Any, Any, Any]:
+        self._pump.drive(cell)
+        return
+        yield  # what makes it a generator, as the engine asks for
+
+    def is_cancellation(self, error: BaseException) -> bool:
+        return True  # whatever ends a wait (a timeout, Ctrl-C) gives it up
+
+    def block_on(self, promise: Promise, timeout: float | None) -> Any:
+        """The value of a promise.
+
+        Raises:
+            TimeoutError: it took longer; the call is withdrawn.
+        """
+        if self.here():
+            raise RuntimeError("this code runs inside of the library, which cannot wait for it")
+        with self.lock:
+            try:
+                with deadline(timeout):
+                    return get(promise)
+            except Elapsed:
+                raise _too_late(timeout) from None
+
+    def _tell_future(self, future: Future[Any], cell: Cell) -> None:
+        self._pump.jobs.append(partial(self.outside, partial(super()._tell_future, future, cell)))
+
+    def outside(self, run: Callable[[], object]) -> None:
+        """Run what may be the user's own, without the lock."""
+        self.lock.release()
+        try:
+            run()
+        finally:
+            self.lock.acquire()
+
+    # Turns.
+
+    def wake(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._woke = monotonic()
+            self._pump.unflushed.append(self)
+
+    def wake_from_anywhere(self) -> None:
+        self._pump.note(self)
+
+    def drain_notes(self) -> None:
+        """Release what the collector has found."""
+        self.session.drain_notes()
+
+    def flush(self) -> None:
+        """Write what there is to write."""
+        self._flush()
+
+    def end_turn(self) -> None:
+        pass  # whoever waits flushes, when what has come is handled
+
+    # Handlers.
+
+    def run(self, id: int, running: Running) -> Any:
+        self.start(self.session.in_full(id, running))
+        return TOLD
+
+    def start(self, call: Call) -> None:
+        # Never at once: a handler may wait, and so read on, while the engine is in mid-frame.
+        self.starting.append((call, None))
+        self.launch()
+
+    def launch(self) -> None:
+        self._pump.jobs.append(self._run_oldest)
+
+    def _run_oldest(self) -> None:
+        if self._busy:
+            self._held_back = True
+        else:
+            self.take_oldest()
+
+    def pause(self) -> None:
+        """The handler that runs begins to wait: another may run."""
+        self._busy -= 1
+        if self._held_back and not self._busy:
+            self._held_back = False
+            for _ in self.starting:
+                self.launch()
+            self._pump.stir()
+
+    def resume(self) -> None:
+        """It goes on."""
+        self._busy += 1
+
+    def _call_handler(self, call: Call) -> None:
+        if call.cancelled:
+            return
+        here = place.get()
+        if here.depth > _DEEP and _stack_is_low():
+            self.session.fail(call, _too_deep(here.depth))
+            return
+        call.started = True
+        self._running.add(call)
+        pump = self._pump
+        if pump.unflushed and monotonic() - self._woke > _LATE:
+            pump.flush()
+
+        here = Place(driver=self, call=call, depth=here.depth + 1)
+        tokens = place.set(here), current.set(self.peer)
+        self._busy += 1
+        pump.lock.release()
+        try:
+            try:
+                result, rest = _run(call, here)
+            finally:
+                pump.lock.acquire()
+                place.reset(tokens[0])
+                current.reset(tokens[1])
+                self.pause()
+                self._running.discard(call)
+                if not self._running:
+                    self._tell(self._idle)
+                pump.stir()
+        except BaseException as error:
+            self.session.fail(call, error)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+        else:
+            if rest is None:
+                self.session.finish(call, result)
+            else:
+                self.session.redirect(call, result, rest)
+
+    def tell(self, function: Callable[..., Any], *args: Any) -> None:
+        self._telling += 1
+        self._pump.jobs.append(partial(self._tell_user, partial(function, *args)))
+
+    def _tell_user(self, function: Callable[[], Any]) -> None:
+        here = Place(depth=place.get().depth + 1)
+        tokens = place.set(here), current.set(self.peer)
+        try:
+            self.outside(partial(_run_logged, function, here))
+        finally:
+            place.reset(tokens[0])
+            current.reset(tokens[1])
+            self._telling -= 1
+            if not self._telling:
+                self._tell(self._idle)
+
+    def stop(self, call: Call) -> None:
+        call.handle = STOPPED
+        self._pump.stir()
+
+    def launch_eagerly(self, call: Call, awaitable: Any) -> bool:
+        raise NotImplementedError  # an awaitable is run in place
+
+    def in_worker(self, run: Callable[[], Any]) -> Awaitable[Any]:
+        raise NotImplementedError  # every thread may block here
+
+    # Reading and writing.
+
+    def now(self) -> float:
+        return monotonic()
+
+    def later(self, seconds: float, run: Callable[[], object]) -> Timer:
+        return self._pump.later(seconds, run)
+
+    def watch_reading(self) -> None:
+        self._pump.watch_reading(self._read_fd, self._readable)
+
+    def unwatch_reading(self) -> None:
+        self._pump.unwatch_reading(self._read_fd)
+
+    def watch_writing(self) -> None:
+        self._pump.watch_writing(self._write_fd, self._writable)
+
+    def unwatch_writing(self) -> None:
+        self._pump.unwatch_writing(self._write_fd)
+
+    # The end.
+
+    async def _close(self, error: BaseException | None) -> None:
+        self._closing_in = threading.get_ident()
+        try:
+            await super()._close(error)
+        finally:
+            self._closing_in = 0
+
+    async def aclose(self) -> None:
+        if self._closing_in != threading.get_ident():  # else a handler that it waits for calls this
+            await super().aclose()
+
+
+def _run(call: Call, here: Place) -> tuple[Any, Path | None]:
+    """Run a handler: its result and None, or a far reference and the path from there."""
+    result, rest = reach(call.target, call.path)
+    if isinstance(result, FAR):
+        return result, rest
+    if call.args is not None:
+        function = callable_from_afar(result)
+        # Written for a worker thread of an event loop: there too, calls give promises, for `wait`.
+        here.awaits = getattr(function, IN_THREAD, False)
+        result = function(*call.args, **call.kwargs)
+    if is_to_await(result):
+        here.awaits = True
+        result = complete(_awaited(result))
+    return result, None
+
+
+def _run_logged(function: Callable[[], Any], here: Place) -> None:
+    try:
+        result = function()
+        if is_to_await(result):
+            here.awaits = True
+            complete(_awaited(result))
+    except Exception:
+        logger.exception("%r raised", function)
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def _stack_is_low() -> bool:
+    try:
+        sys._getframe(sys.getrecursionlimit() - _SPARE)
+    except ValueError:
+        return False
+    return True
+
+
+def _too_deep(depth: int) -> LimitExceeded:
+    return LimitExceeded(
+        f"{depth} handlers wait inside of each other, on the one stack of a blocking peer: let the "
+        "caller have fewer calls in flight, raise sys.setrecursionlimit(), or serve in an event "
+        "loop, where each has a task of its own"
+    )
+
+
+@contextmanager
+def deadline(seconds: float | None) -> Generator[None]:
+    """Waits in the block are given up after so long, or at the deadline around it if that is
+    earlier."""
+    outer = place.get()
+    when = None if seconds is None else monotonic() + seconds
+    if when is None or (outer.deadline is not None and outer.deadline < when):
+        yield
+        return
+    token = place.set(
+        Place(
+            driver=outer.driver,
+            call=outer.call,
+            deadline=when,
+            awaits=outer.awaits,
+            depth=outer.depth,
+        )
+    )
+    try:
+        yield
+    finally:
+        place.reset(token)
+
+
+def _too_late(timeout: float | None) -> TimeoutError:
+    return TimeoutError(f"no answer within {timeout:g} s; the call is withdrawn")

@@ -1,0 +1,598 @@
+"""For scripts, the REPL and notebooks: calls that block and give their value, no event loop.
+
+    with capnode.sync.spawn([sys.executable, "plugin.py"]) as peer:
+        peer.index.add(1, 2)
+
+The doors are those of `capnode_py`, without ``await``. A thread that waits reads, and runs what the
+other side calls meanwhile; see `Peer`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from types import TracebackType
+from typing import Any, NoReturn, Self, TypeVar
+
+from ._addresses import Address, Bound, bind, new_socket, parse, send_at_once
+from ._capnode import Capnode, Index
+from ._cell import Cell
+from ._child import Child, checked_command, name_of, start
+from ._errors import CapnodeError, PeerClosed, ProtocolError
+from ._limits import Limits
+from ._messages import Path
+from ._peer import AnyPeer, Settings, make_peer, make_settings, place_of
+from ._session import Session
+from ._stdio import check_not_by_hand, claim, end_serving, ignore_interrupts
+from ._stub import Promise, Stub
+from .driver._pump import Pump, complete, the_pump
+from .driver.blocking import BlockingDriver
+
+logger = logging.getLogger("capnode_py.sync")
+
+P = TypeVar("P", bound="Peer")
+
+
+class Peer(AnyPeer):
+    """One connection, for callers that block: ``peer.index.add(1, 2)`` gives 3.
+
+    What the other side calls is run while a thread waits here: by that thread, in order, one call
+    at a time, also fifty deep. It may be used from several threads; with `serve_background` the
+    other side is answered while none of them waits.
+
+    Attributes:
+        nickname: names the other side in errors and logs.
+        pid: the process id of a spawned child, else None.
+    """
+
+    _driver: BlockingDriver
+
+    def __init__(self, driver: BlockingDriver, *, nickname: str = "") -> None:
+        super().__init__(driver, nickname=nickname)
+        self._server: threading.Thread | None = None
+
+    def get(self, far: Any, *, timeout: float | None = None) -> Any:
+        """Read a path: ``peer.get(peer.index.settings.theme)``; or wait for a promise.
+
+        Args:
+            far: a path on a stub, or a promise of a `pipeline`.
+            timeout: seconds; None waits for ever.
+
+        Raises:
+            TimeoutError: it took longer; the call is withdrawn.
+            CapnodeError: what the far side raised, or that it is gone.
+        """
+        place_of(self._session, far, "get")
+        if isinstance(far, Stub):
+            far = Promise(far._session, far, ())
+        return self._driver.block_on(far, timeout)
+
+    wait = get
+
+    def request_index(self) -> Any:
+        """The other side's index as a value: data copied, functions as stubs.
+
+        An index that is an object gives `index` itself.
+        """
+        return self.get(self._session.index)
+
+    def pipeline(self) -> Pipeline:
+        """Calls that do not wait: see `Pipeline`."""
+        return Pipeline(self._session)
+
+    def submit(self, target: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call `target`, and go on: ``peer.submit(peer.index.slow, 10).result()``.
+
+        The other side is served in the background from then on (`serve_background`), so that the
+        future comes to its result by itself. Cancelling it, before that, withdraws the call.
+        """
+        future = super().submit(target, *args, **kwargs)
+        self.serve_background()
+        return future
+
+    def ping(self) -> None:
+        """Return when the other side has answered.
+
+        Raises:
+            PeerClosed, PeerLost: it did not.
+        """
+        self._driver.block_on(self._driver.bring(self._ping), None)
+
+    def drain(self) -> None:
+        """Wait until what is to be sent has fallen below low water (`Limits.low_water`)."""
+        self._complete(self._driver.drain)
+
+    def serve_forever(self) -> None:
+        """Answer the other side until the connection ends: the last line of a worker."""
+        self._complete(self._driver.wait_closed)
+
+    wait_closed = serve_forever
+
+    def serve_background(self) -> None:
+        """Answer the other side from a daemon thread, whether or not another thread waits."""
+        with self._driver.lock:
+            if self._server is None and not self.is_closed:
+                self._server = threading.Thread(
+                    target=self.serve_forever, name=f"capnode {self.nickname}", daemon=True
+                )
+                self._server.start()
+
+    def close(self) -> None:
+        """Close: no new calls from us, running handlers finish, the stream ends. All bounded.
+
+        From any thread, in any order, twice. It does not raise for a peer that died. In a fork it
+        does nothing: the connection goes on in the process that opened it.
+        """
+        if self._driver.forked:
+            return
+        self._complete(self._driver.aclose)
+        if self._server is not None and self._server is not threading.current_thread():
+            self._server.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _complete(self, run: Callable[[], Any]) -> None:
+        with self._driver.lock:
+            complete(run())
+
+
+class SpawnedPeer(Peer):
+    """The peer of a child process."""
+
+    _child: Child
+
+    @property
+    def returncode(self) -> int | None:
+        return self._child.process.returncode
+
+
+class Pipeline:
+    """Calls that give promises at once, and leave together: one round trip for the lot.
+
+        with peer.pipeline() as p:
+            rows = p.index.open("bob").query("x")
+        peer.wait(rows)
+
+    Only calls on what `p` gives do so: `p.index`, and ``p(stub)``. A promise can be called through,
+    passed to a call, and waited for, before and after the end of the block, at which all is sent.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._view = _View(session)
+
+    @property
+    def index(self) -> Any:
+        """The other side's index."""
+        return self(self._view.session.index)
+
+    def __call__(self, far: Any) -> Any:
+        """A stub or a path, on which calls give promises."""
+        base, path = place_of(self._view.session, far, "pipeline")
+        return Promise(self._view, base, path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with the_pump():
+            pass
+
+
+class _View:
+    """A session, as the promises of a pipeline see it: calls give promises of the same kind."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.wait = session.wait
+        self.plain = session.plain
+        self.forward = session.forward
+        self.dealloc = session.dealloc
+        self.cap_id = session.cap_id
+        self.cancel = session.cancel
+        self.is_here = session.is_here
+        self.describe = session.describe
+
+    @property
+    def where(self) -> str:
+        return self.session.where
+
+    def call(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any) -> Promise:
+        if self.session.is_here():
+            return self.session.call(base, path, args, kwargs)
+        driver: BlockingDriver = self.session._driver  # type: ignore[assignment]
+        with driver.lock:  # nothing is sent yet
+            return Promise(self, self.session.call(base, path, args, kwargs)._base, ())
+
+
+# The doors.
+
+
+def spawn(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    index: Index = None,
+    host: Capnode | None = None,
+    dialect: str = "cbor",
+    limits: Limits | None = None,
+    nickname: str = "",
+    tracebacks: bool = True,
+    cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> SpawnedPeer:
+    """`capnode_py.spawn`, for callers that block: ``with spawn([...]) as peer:``.
+
+    What the child writes to stderr is forwarded while a thread waits, or serves.
+    """
+    command = checked_command(argv)
+    settings = make_settings(
+        index,
+        host,
+        dialect,
+        limits,
+        nickname or name_of(command),
+        tracebacks=tracebacks,
+        takes_junk=True,
+    )
+    fd, process, stderr = start(command, cwd, env)
+    pump = the_pump()
+    with pump.lock:
+        peer = _make(SpawnedPeer, (fd, fd), settings)
+        peer.pid = process.pid
+        peer._child = _watched(process, command, stderr, peer._driver, pump)
+    try:
+        return _opened(peer)
+    except CapnodeError as error:
+        peer._child.sign(error)
+        raise
+
+
+def _watched(
+    process: subprocess.Popen[bytes],
+    command: list[str],
+    stderr: int,
+    driver: BlockingDriver,
+    pump: Pump,
+) -> Child:
+    """A child, whose stderr and whose exit whoever waits sees."""
+
+    def hear() -> None:
+        try:
+            data = os.read(stderr, 64 * 1024)
+        except BlockingIOError:
+            return
+        if data:
+            pump.jobs.append(partial(driver.outside, partial(child.heard, data)))
+        else:
+            stop_hearing()
+
+    def stop_hearing() -> None:
+        pump.unwatch_reading(stderr)
+        os.close(stderr)
+        pump.jobs.append(child.silent)
+
+    def look() -> None:
+        if child.reap():
+            pump.unwatch_reading(pidfd)
+            os.close(pidfd)
+            pump.errands.append(child.lose_peer)
+
+    child = Child(process, command, driver, stop_hearing=stop_hearing)
+    os.set_blocking(stderr, False)
+    pidfd = os.pidfd_open(process.pid)
+    pump.watch_reading(stderr, hear)
+    pump.watch_reading(pidfd, look)
+    return child
+
+
+def connect(
+    url: str,
+    *,
+    index: Index = None,
+    host: Capnode | None = None,
+    dialect: str = "cbor",
+    limits: Limits | None = None,
+    nickname: str = "",
+    tracebacks: bool = False,
+    allow_remote: bool = False,
+) -> Peer:
+    """`capnode_py.connect`, for callers that block: ``with connect("unix:/path") as peer:``."""
+    address = parse(url, allow_remote=allow_remote)
+    settings = make_settings(index, host, dialect, limits, nickname or url, tracebacks=tracebacks)
+    fd = _connected(address).detach()
+    return _opened(_make(Peer, (fd, fd), settings))
+
+
+def attach(
+    stream: Any,
+    *,
+    index: Index = None,
+    host: Capnode | None = None,
+    dialect: str = "cbor",
+    limits: Limits | None = None,
+    nickname: str = "",
+    tracebacks: bool = False,
+) -> Peer:
+    """A peer on a stream that is there already; it is the peer's from then on.
+
+    Args:
+        stream: a connected `socket.socket`, or a pair of unbuffered files to read and to write,
+            such as ``(process.stdout, process.stdin)``.
+        index, host, limits, nickname, tracebacks: as for `connect`.
+
+    Raises:
+        TypeError: it is neither.
+        PeerLost, ProtocolError: there was no hello.
+    """
+    settings = make_settings(index, host, dialect, limits, nickname, tracebacks=tracebacks)
+    if isinstance(stream, socket.socket):
+        fd = stream.detach()
+        return _opened(_make(Peer, (fd, fd), settings))
+    if not isinstance(stream, tuple) or len(stream) != 2:
+        raise TypeError(
+            f"attach() takes a socket or a pair of files, not a {type(stream).__name__}"
+        )
+    fds = os.dup(stream[0].fileno()), os.dup(stream[1].fileno())
+    for file in stream:
+        file.close()
+    return _opened(_make(Peer, fds, settings))
+
+
+def pair(
+    index: Index = None,
+    far_index: Index = None,
+    *,
+    limits: Limits | None = None,
+    far_limits: Limits | None = None,
+) -> Pair:
+    """Two peers joined in this process, for tests: whoever waits for one drives both.
+
+    Args:
+        index: what the first one offers, `far_index` the second.
+        limits, far_limits: likewise.
+
+    Returns:
+        A `Pair`, which unpacks: ``with pair(far_index=api) as (near, far):``
+    """
+    near_settings = make_settings(index, None, "cbor", limits, "far", tracebacks=True)
+    far_settings = make_settings(far_index, None, "cbor", far_limits, "near", tracebacks=True)
+    one, other = (end.detach() for end in socket.socketpair())
+    peers = _make(Peer, (one, one), near_settings), _make(Peer, (other, other), far_settings)
+    for peer in peers:
+        _opened(peer)
+    return Pair(peers)
+
+
+class Pair(tuple[Peer, Peer]):
+    """The two ends of `pair`."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Close both."""
+        for peer in self:
+            peer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def listen(
+    url: str,
+    *,
+    index: Index = None,
+    index_for: Callable[[Peer], Any] | None = None,
+    host: Capnode | None = None,
+    dialect: str = "cbor",
+    limits: Limits | None = None,
+    tracebacks: bool = False,
+    allow_remote: bool = False,
+) -> Listener:
+    """`capnode_py.listen`, for callers that block. Who connects is served while a thread waits:
+    here in `Listener.serve_forever`, or for anything else."""
+    address = parse(url, allow_remote=allow_remote)
+    settings = make_settings(
+        index, host, dialect, limits, "", tracebacks=tracebacks, index_for=index_for
+    )
+    return Listener(Bound(_bound(address)), settings)
+
+
+def serve(
+    url: str,
+    *,
+    index: Index = None,
+    index_for: Callable[[Peer], Any] | None = None,
+    host: Capnode | None = None,
+    dialect: str = "cbor",
+    limits: Limits | None = None,
+    tracebacks: bool = False,
+    allow_remote: bool = False,
+) -> NoReturn:
+    """Listen, and serve each who connects, until Ctrl-C: the last line of a server."""
+    with listen(
+        url,
+        index=index,
+        index_for=index_for,
+        host=host,
+        dialect=dialect,
+        limits=limits,
+        tracebacks=tracebacks,
+        allow_remote=allow_remote,
+    ) as listener:
+        listener.serve_forever()
+    raise RuntimeError("the listener was closed by another thread")
+
+
+class Listener:
+    """What `listen` gives.
+
+    Attributes:
+        url: where it listens; with the port that was taken for ``tcp://host:0``.
+        peers: the connections that are open now.
+    """
+
+    def __init__(self, bound: Bound, settings: Settings) -> None:
+        self._bound = bound
+        self._settings = settings
+        self._pump = the_pump()
+        self.url = bound.url
+        self.peers: set[Peer] = set()
+        with self._pump:
+            self._closed = self._pump.event()
+            self._pump.watch_reading(bound.sock.fileno(), self._accept)
+
+    def __repr__(self) -> str:
+        return f"<Listener {self.url}: {len(self.peers)} peers>"
+
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._bound.sock.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            logger.warning("%s: a connection could not be accepted: %s", self.url, error)
+            self._pump.unwatch_reading(self._bound.sock.fileno())
+            self._pump.later(0.1, self._accept_again)  # out of descriptors
+            return
+        send_at_once(accepted)
+        fd = accepted.detach()
+        try:
+            peer = _make(Peer, (fd, fd), self._settings)
+        except Exception:
+            logger.exception("%s: index_for raised", self.url)
+            return
+        self.peers.add(peer)
+        driver = peer._driver
+        driver.finalize = partial(self._forget, peer)
+        driver.later(driver.limits.hello_timeout, driver.miss_hello)
+
+    def _accept_again(self) -> None:
+        if not self._closed.state:
+            self._pump.watch_reading(self._bound.sock.fileno(), self._accept)
+
+    async def _forget(self, peer: Peer) -> None:
+        self.peers.discard(peer)
+        if peer.info is None:
+            logger.info("%s: a connection was refused: %s", self.url, peer._session.error)
+
+    def serve_forever(self) -> None:
+        """Serve until the listener is closed, by a handler or another thread; or until Ctrl-C."""
+        self._pump.wait(self._closed)
+
+    wait_closed = serve_forever
+
+    def serve_background(self) -> None:
+        """Serve in a daemon thread. Called again, in one more: handlers of different connections
+        then run side by side."""
+        threading.Thread(target=self.serve_forever, name=f"capnode {self.url}", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening, and close every connection."""
+        with self._pump:
+            if not self._closed.state:
+                self._pump.unwatch_reading(self._bound.sock.fileno())
+                self._bound.close()
+            peers = list(self.peers)
+            for peer in peers:  # to all at once: each may take its time
+                peer._driver.close(PeerClosed("the listener has been closed"))
+        for peer in peers:
+            peer.close()
+        self._closed.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def serve_stdio(
+    index: Index = None,
+    *,
+    host: Capnode | None = None,
+    dialect: str = "cbor",
+    limits: Limits | None = None,
+    nickname: str = "",
+    tracebacks: bool = True,
+) -> None:
+    """`capnode_py.serve_stdio` without an event loop: it starts faster, and its handlers may block.
+
+    Handlers that wait for other things than the parent's answers belong into an event loop.
+    """
+    settings = make_settings(index, host, dialect, limits, nickname, tracebacks=tracebacks)
+    check_not_by_hand()
+    ignore_interrupts()
+    peer = _make(Peer, claim(), settings)
+    try:
+        _opened(peer)
+    except CapnodeError as error:
+        failure: BaseException | None = error
+    else:
+        peer.serve_forever()
+        failure = peer._session.error
+    if isinstance(failure, ProtocolError):
+        end_serving(failure)
+
+
+def _make(kind: type[P], fds: tuple[int, int], settings: Settings) -> P:
+    with the_pump().lock:  # another thread may poll, and hear of it
+        return make_peer(kind, fds, settings, make_driver=BlockingDriver)
+
+
+def _opened(peer: P) -> P:
+    """Wait for the hello; if it does not come, or Ctrl-C does, leave nothing behind."""
+    driver = peer._driver
+    with driver.lock:
+        try:
+            complete(driver.open())
+        except BaseException:
+            complete(driver.abandon())
+            raise
+    return peer
+
+
+def _connected(address: Address) -> socket.socket:
+    if address.kind == "unix":
+        return _try_connect(socket.AF_UNIX, address.host)
+    failure = OSError(f"{address.host} has no address")
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    for family, _, _, _, where in found:
+        try:
+            sock = _try_connect(family, where)
+        except OSError as error:
+            failure = error
+        else:
+            send_at_once(sock)
+            return sock
+    raise failure
+
+
+def _try_connect(family: int, where: Any) -> socket.socket:
+    with new_socket(family, f"connecting to {where!r}: does the other side listen there?") as sock:
+        sock.setblocking(True)
+        sock.connect(where)
+    return sock
+
+
+def _bound(address: Address) -> socket.socket:
+    if address.kind == "unix":
+        return bind(socket.AF_UNIX, address.host)
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    return bind(found[0][0], found[0][4])
