@@ -32,6 +32,7 @@ them. The map of the package, in reading order:
 `_options`       stubs with a time limit
 `_leaks`         what is still held, of which type, and where it was made
 `_remote`        Capnode's own face: Remote, stream_from_remote, cap_wrap
+`_describe`      what a host says of what it offers, for help() and completion
 `_addresses`     the urls of the doors, and the sockets behind them
 `_child`         a child process on any driver: its start, what became of it, its end
 `_doors`         connect, listen, attach, pair

@@ -29,6 +29,8 @@ class Capnode:
         registry: references whose cap_ids outlive a connection and a restart.
         serializer: for the remotes of a transport that does not carry bytes.
         nickname: names this side to the others.
+        describe: tell the other side, where it asks (`help`, tab completion), what can be called
+            here: names, signatures and docstrings.
 
     Its connections are opened by the doors, as ``listen(url, host=host)``; or by `create_remote`,
     over messages that the caller carries, as in Capnode, whose constructor this is.
@@ -44,11 +46,13 @@ class Capnode:
         registry: MethodRegistry | None = None,
         serializer: Serializer | None = None,
         nickname: str = "",
+        describe: bool = True,
     ) -> None:
         self.index = checked_index(index)
         self.registry = None if registry is None else _checked_registry(registry)
         self.serializer = None if serializer is None else _checked_serializer(serializer)
         self.nickname = nickname
+        self.describe = describe
         self.sessions: WeakValueDictionary[bytes, Session] = WeakValueDictionary()
 
     def __repr__(self) -> str:

@@ -47,7 +47,19 @@ _PRIVATE = ("", "_")
 IN_THREAD = "__capnode_in_thread__"
 """The attribute of a function that is to run in a worker thread."""
 
+DESCRIBE = "_describe"
+"""The step that asks what is here: it is taken as private unless the host describes itself."""
+
 T = TypeVar("T")
+
+
+class AskedToDescribe(AttributeError):
+    """A path ends in `DESCRIBE`; `value` is what stands before. Who does not describe it raises
+    this as it is, as for any private name."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(f"{DESCRIBE!r} is private")
+        self.value = value
 
 
 class Facade(Target, Breakable):
@@ -116,7 +128,11 @@ def reach(value: Any, path: Path) -> tuple[Any, Path]:
         if isinstance(value, Target):
             value = _member(value, step)
         elif isinstance(value, DATA):
+            if step == DESCRIBE and isinstance(value, dict) and step not in value:
+                raise AskedToDescribe(value)
             value = step_into(value, step)
+        elif step == DESCRIBE and isinstance(value, FUNCTIONS):
+            raise AskedToDescribe(value)
         else:
             kind = type(value).__name__
             raise AttributeError(f"nothing can be reached on a value of type {kind}: {step!r}")
@@ -169,6 +185,8 @@ def _member(target: Target, step: Step) -> Any:
     if not step or step[0] == "_":
         if isinstance(target, Facade):
             return target._step(step)
+        if step == DESCRIBE:
+            raise AskedToDescribe(target)
         raise AttributeError(f"{step!r} is private")
 
     for cls in type(target).__mro__:
@@ -188,6 +206,20 @@ def _member(target: Target, step: Step) -> Any:
 def no_member(target: Any, step: Step) -> AttributeError:
     """The same text for what is not there and for what is not to be reached."""
     return AttributeError(f"{type(target).__name__} has no method or property {step!r} to reach")
+
+
+def public_members(kind: type[Target]) -> dict[str, Any]:
+    """The methods and properties of a class that a peer may name."""
+    members: dict[str, Any] = {}
+    for cls in reversed(kind.__mro__):
+        if cls is Target or cls is object:
+            continue
+        for name, member in cls.__dict__.items():
+            if name[:1] != "_" and isinstance(member, (*_METHODS, *_PROPERTIES)):
+                members[name] = member
+            else:
+                members.pop(name, None)
+    return members
 
 
 def reference_key(value: Any) -> object:

@@ -24,7 +24,13 @@ _new: Any = tuple.__new__  # makes a NamedTuple in a third of the time
 
 
 class Host(Protocol):
-    """What the engine asks of whose connection it is."""
+    """What the engine asks of whose connection it is.
+
+    Attributes:
+        describe: the other side may be told what can be called here.
+    """
+
+    describe: bool
 
     def find(self, cap_id: str, /) -> Any:
         """What a cap_id stands for. Raises `Unknown`."""

@@ -158,6 +158,9 @@ class Stub(Breakable):
     def __getitem__(self, step: Step) -> Promise:
         return Promise(self._session, self, (_checked(step),))
 
+    def __dir__(self) -> list[str]:
+        return _names(self, self, ())
+
     def __repr__(self) -> str:
         return f"<Stub {self._session.describe(self)}>"
 
@@ -224,6 +227,9 @@ class Promise:
     def __getitem__(self, step: Step) -> Promise:
         return Promise(self._session, self._base, (*self._path, _checked(step)))
 
+    def __dir__(self) -> list[str]:
+        return _names(self, self._base, self._path)
+
     def __await__(self) -> Generator[Any, Any, Any]:
         return self._session.wait(self._base, self._path)
 
@@ -261,6 +267,31 @@ class Promise:
         """
         if not isinstance(self._base, Stub) and not self._path:
             self._session.cancel(self._base)
+
+
+def _names(held: Any, base: Stub | Cell, path: Path) -> list[str]:
+    """What can be named on it; where callers block (a REPL, a notebook) the far side says more."""
+    ask = getattr(held._session, "far_names", None)
+    return sorted({*object.__dir__(held), *(ask(base, path) if ask else ())})
+
+
+class _FarDoc:
+    """The `__doc__` of a class whose instances stand for something far: where callers block,
+    `help(stub)` shows what the other side says of it."""
+
+    def __init__(self, doc: str | None) -> None:
+        self._doc = doc
+
+    def __get__(self, held: Any, _kind: type) -> str | None:
+        if held is None:
+            return self._doc
+        ask = getattr(held._session, "far_doc", None)
+        base, path = (held, ()) if isinstance(held, Stub) else (held._base, held._path)
+        return (ask(base, path) if ask else None) or self._doc
+
+
+Stub.__doc__ = _FarDoc(Stub.__doc__)  # type: ignore[assignment]
+Promise.__doc__ = _FarDoc(Promise.__doc__)  # type: ignore[assignment]
 
 
 def _checked(step: Step) -> Step:

@@ -509,12 +509,12 @@ class Listener:
             if not self._closed.state:
                 self._pump.unwatch_reading(self._bound.sock.fileno())
                 self._bound.close()
+                self._closed.set()
             peers = list(self.peers)
             for peer in peers:  # to all at once: each may take its time
                 peer._driver.close(PeerClosed("the listener has been closed"))
         for peer in peers:
             peer.close()
-        self._closed.set()
 
     def __enter__(self) -> Self:
         return self

@@ -139,6 +139,14 @@ def any_road(request: pytest.FixtureRequest) -> Road:
     return Road(request.param)
 
 
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """No thread, descriptor or child of a test that blocks is left, and no error was logged."""
+    the_pump()  # whose descriptors stay open
+    with _nothing_left(), _no_error_logged(allowed=False):
+        yield
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run an async test on its driver, and look what it left behind."""

@@ -27,7 +27,7 @@ from .._errors import LocalProtocolError, PeerClosed, PeerLost, Withdrawn, again
 from .._incoming import TOLD
 from .._limits import Limits
 from .._messages import Codec, Hello
-from .._reach import FAR, IN_THREAD, callable_from_afar, reach
+from .._reach import FAR, IN_THREAD, AskedToDescribe, callable_from_afar, reach
 from .._seam import Host, as_cell
 from .._session import Session
 from .._stub import Promise, Stub
@@ -104,6 +104,7 @@ class Driver:
         get_index: Callable[[], Any],
     ) -> None:
         self.limits = limits
+        self._host = host
         self.peer: Any = None
         self.explain: Explain | None = None
         self.finalize: Callable[[], Coroutine[Any, Any, None]] | None = None
@@ -285,7 +286,7 @@ class Driver:
                     )
                 result = function(*call.args, **call.kwargs)
         except BaseException as error:
-            self.session.fail(call, error)
+            self.failed(call, error)
             if self.passes_interrupts and isinstance(error, KeyboardInterrupt):
                 raise
             return None
@@ -296,6 +297,15 @@ class Driver:
             return result
         self.session.finish(call, result)
         return None
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """A handler raised; or it was no call, but the question what can be called."""
+        if isinstance(error, AskedToDescribe) and self._host.describe:
+            from .._describe import describe
+
+            self.session.finish(call, describe(error.value))
+        else:
+            self.session.fail(call, error)
 
     async def await_handler(self, call: Call, awaitable: Any) -> None:
         """The rest of a call: a task's whole life."""
@@ -475,7 +485,7 @@ class Driver:
         if self._drained and self.session.backlog() <= self.limits.low_water:
             self._tell(self._drained)
 
-    def _broke(self, error: Exception) -> None:
+    def _broke(self, error: BaseException) -> None:
         """The engine itself raised: a bug. The process lives, and the peer is told."""
         wrapped = LocalProtocolError(f"internal error: {type(error).__name__}: {error}")
         wrapped.__cause__ = error

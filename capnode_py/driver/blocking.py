@@ -25,7 +25,7 @@ from .._cell import Call, Cell
 from .._errors import LimitExceeded
 from .._incoming import TOLD
 from .._messages import Path
-from .._reach import FAR, IN_THREAD, callable_from_afar, reach
+from .._reach import DESCRIBE, FAR, IN_THREAD, callable_from_afar, reach
 from .._session import Session
 from .._stub import Promise, Stub
 from .._tables import Running
@@ -38,6 +38,7 @@ logger = logging.getLogger("capnode_py.driver")
 T = TypeVar("T")
 
 _LATE = 0.001  # seconds that an answer may wait for others, before a handler is started
+_DESCRIBED_WITHIN = 1.0  # seconds that `help()` waits for the other side
 _DEEP = 20  # handlers on one stack, below which nobody need look how much is left of it
 _SPARE = 200  # frames that a handler, and the engine below it, may need
 
@@ -57,7 +58,13 @@ class LockedSession(Session):
         if lock._is_owned():
             return Session.call(self, base, path, args, kwargs)
         with lock:
-            promise = Session.call(self, base, path, args, kwargs)
+            try:
+                promise = Session.call(self, base, path, args, kwargs)
+            except Exception:
+                raise
+            except BaseException as error:
+                self._driver.interrupted(error)
+                raise
             if place.get().awaits:
                 return promise
             return get(promise)
@@ -68,6 +75,29 @@ class LockedSession(Session):
             return (yield from Session.wait(self, base, path))
         with lock:
             return (yield from Session.wait(self, base, path))
+
+    def far_names(self, base: Stub | Cell, path: Path) -> list[str]:
+        """What the other side says can be named there."""
+        said = self._described(base, path)
+        return list(said.get("members", ())) if said else []
+
+    def far_doc(self, base: Stub | Cell, path: Path) -> str | None:
+        """What the other side says of itself there, as text."""
+        from .._describe import as_text
+
+        said = self._described(base, path)
+        return as_text(said, str(path[-1]) if path else "") if said else None
+
+    def _described(self, base: Stub | Cell, path: Path) -> dict[str, Any] | None:
+        lock = self._driver.lock
+        if self._driver.forked or lock._is_owned() or place.get().awaits:
+            return None
+        try:
+            with deadline(_DESCRIBED_WITHIN):
+                said = self.call(base, (*path, DESCRIBE), None, None)
+        except Exception:  # noqa: BLE001 - help() and completion go on without it
+            return None
+        return said if isinstance(said, dict) else None
 
     def dealloc(self, stub: Stub) -> None:
         self._driver.bring(partial(Session.dealloc, self, stub))
@@ -191,6 +221,17 @@ class BlockingDriver(DescriptorDriver):
             self._woke = monotonic()
             self._pump.unflushed.append(self)
 
+    def received(self, data: bytes) -> None:
+        try:
+            super().received(data)
+        except BaseException as error:
+            self.interrupted(error)
+            raise
+
+    def interrupted(self, error: BaseException) -> None:
+        """Ctrl-C came while the engine was at work, not in a wait: what is done is not known."""
+        self._broke(error)
+
     def wake_from_anywhere(self) -> None:
         self._pump.note(self)
 
@@ -268,7 +309,7 @@ class BlockingDriver(DescriptorDriver):
                     self._tell(self._idle)
                 pump.stir()
         except BaseException as error:
-            self.session.fail(call, error)
+            self.failed(call, error)
             if isinstance(error, KeyboardInterrupt):
                 raise
         else:

@@ -1,0 +1,64 @@
+"""A child that hangs, dies, prints and calls back, on a driver of its parent's choice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Any
+
+import capnode_py as capnode
+
+
+class Plugin(capnode.Target):
+    def __init__(self) -> None:
+        self.cancelled = 0
+
+    def add(self, a: int, b: int) -> int:
+        """Give the sum of two numbers."""
+        return a + b
+
+    def loops(self) -> bool:
+        return "asyncio" in sys.modules
+
+    def write_stderr(self, size: int) -> int:
+        sys.stderr.write("x" * (size - 1) + "\n")
+        return size
+
+    def die(self, code: int) -> None:
+        print("last words", file=sys.stderr, flush=True)
+        os._exit(code)
+
+    async def hang(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    async def hang_after(self, started: Any) -> None:
+        await started()
+        await self.hang()
+
+    def how_many_cancelled(self) -> int:
+        return self.cancelled
+
+    async def call(self, function: Any, times: int) -> list[Any]:
+        return [await function(n) for n in range(times)]
+
+    async def relay(self, function: Any) -> Any:
+        return await function()
+
+    async def nest(self, function: Any, depth: int) -> int:
+        return await function(self.nest, depth - 1) + 1 if depth else 0
+
+    def interrupt_parent(self) -> None:
+        os.kill(os.getppid(), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["sync"]:
+        capnode.sync.serve_stdio(Plugin())
+    else:
+        capnode.serve_stdio(Plugin())
