@@ -31,15 +31,15 @@ class Plugin(capnode.Target):
         os._exit(code)
 
     async def hang(self) -> None:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
+        await asyncio.Event().wait()
 
     async def hang_after(self, started: Any) -> None:
-        await started()
-        await self.hang()
+        try:
+            await started()
+            await self.hang()
+        except asyncio.CancelledError:  # wherever it has come to
+            self.cancelled += 1
+            raise
 
     def how_many_cancelled(self) -> int:
         return self.cancelled
