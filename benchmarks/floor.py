@@ -143,6 +143,12 @@ def _no_references(value: object) -> NoReturn:
     raise AssertionError(f"{value!r} is plain data")
 
 
+def call_and_answer() -> tuple[bytes, bytes]:
+    """The frames of a call and of its answer."""
+    call, answer = _contents()
+    return _framed(call), _framed(answer)
+
+
 def _framed(content: bytes) -> bytes:
     return _HEADS[len(content)] + content
 

@@ -41,3 +41,18 @@ def test_the_benchmarks_print_every_row(loop: str) -> None:
         assert [line for line in lines if line.startswith(row)], row
     (messages,) = [line for line in lines if line.startswith("messages sent per call")]
     assert messages.split()[-3:] == ["1.00", "1.00:", "ok"]
+
+
+def test_the_blocking_benchmark_prints_its_rows() -> None:
+    command = [sys.executable, "-m", "benchmarks.blocking", "--runs", "1", "--calls", "10"]
+
+    done = subprocess.run(
+        command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=50
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    head, call, callback, ratios = done.stdout.splitlines()
+    assert head.split() == ["us", "floor", "capnode.sync", "Connection", "Manager"]
+    assert len(call.split()) == 5
+    assert callback.split()[0::4] == ["callback", "-"]
+    assert "call to floor" in ratios
