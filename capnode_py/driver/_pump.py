@@ -157,6 +157,11 @@ class Pump:
         while self.unflushed:
             self.unflushed.popleft().flush()
 
+    @property
+    def is_shared(self) -> bool:
+        """Does another thread poll, or sleep?"""
+        return self._polling or self._sleeping > 0
+
     def stir(self) -> None:
         """Something may have changed for those who wait."""
         if self._polling:
@@ -214,8 +219,8 @@ class Pump:
             self.wake()
         return timer
 
-    def _run_timers(self) -> None:
-        while self._timers and self._timers[0][0] <= monotonic():
+    def _run_timers(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
             run = heapq.heappop(self._timers)[2].run
             if run is not None:
                 run()
@@ -250,6 +255,7 @@ class Pump:
         turned = False
         try:
             while until.state < FULFILLED:
+                # A wait of a handler whose caller has gone, or one that has taken too long, ends.
                 if call is not None and call.handle is STOPPED:
                     call.handle = None
                     raise Withdrawn
@@ -295,10 +301,10 @@ class Pump:
         """Write, poll, and read."""
         while self.unflushed:
             self.unflushed.popleft().flush()
-        timeout = None
-        if self._timers or deadline is not None:
-            when = min(self._timers[0][0] if self._timers else _NEVER, deadline or _NEVER)
-            timeout = max((when - monotonic()) * 1000, 0)
+        when = self._timers[0][0] if self._timers else None
+        if deadline is not None and (when is None or deadline < when):
+            when = deadline
+        timeout = None if when is None else max((when - monotonic()) * 1000, 0)
 
         self._polling = True
         if self.noted:  # looked at behind the flag: later ones will wake the poll
@@ -313,6 +319,9 @@ class Pump:
                 self._changed.notify_all()
 
         for fd, event in events:
+            if event == select.POLLIN and fd in self._readers:
+                self._readers[fd]()
+                continue
             reader, writer = self._readers.get(fd), self._writers.get(fd)
             if reader is not None and event & ~select.POLLOUT:
                 reader()
@@ -321,7 +330,7 @@ class Pump:
         while self.noted:
             self.noted.popleft().drain_notes()
         if self._timers:
-            self._run_timers()
+            self._run_timers(monotonic())
 
     # A fork.
 
@@ -333,9 +342,6 @@ class Pump:
         for fd in {*self._readers, *self._writers, self._wake_read, self._wake_write}:
             with contextlib.suppress(OSError):
                 os.close(fd)
-
-
-_NEVER = float("inf")
 
 
 class _Forked:

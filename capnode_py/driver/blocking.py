@@ -109,7 +109,7 @@ class LockedSession(Session):
 def get(promise: Promise) -> Any:
     """The value of a promise, under the lock."""
     try:
-        promise._session.wait(promise._base, promise._path).send(None)
+        next(promise._session.wait(promise._base, promise._path))
     except StopIteration as stop:
         return stop.value
     raise RuntimeError("a promise of a connection that is driven by an event loop")
@@ -239,9 +239,7 @@ class BlockingDriver(DescriptorDriver):
         """Release what the collector has found."""
         self.session.drain_notes()
 
-    def flush(self) -> None:
-        """Write what there is to write."""
-        self._flush()
+    flush = DescriptorDriver._flush
 
     def end_turn(self) -> None:
         pass  # whoever waits flushes, when what has come is handled
@@ -249,7 +247,9 @@ class BlockingDriver(DescriptorDriver):
     # Handlers.
 
     def run(self, id: int, running: Running) -> Any:
-        self.start(self.session.in_full(id, running))
+        call = self.session.in_full(id, running)
+        call.started = False  # not yet: a cancel that comes first is to find it so
+        self.start(call)
         return TOLD
 
     def start(self, call: Call) -> None:
@@ -305,9 +305,10 @@ class BlockingDriver(DescriptorDriver):
                 current.reset(tokens[1])
                 self.pause()
                 self._running.discard(call)
-                if not self._running:
+                if self._idle and not self._running:
                     self._tell(self._idle)
-                pump.stir()
+                if pump.is_shared:
+                    pump.stir()
         except BaseException as error:
             self.failed(call, error)
             if isinstance(error, KeyboardInterrupt):
