@@ -301,14 +301,18 @@ class Pump:
         """Write, poll, and read."""
         while self.unflushed:
             self.unflushed.popleft().flush()
+        while True:
+            while self.noted:
+                self.noted.popleft().drain_notes()
+            self._polling = True
+            if not self.noted:  # looked at behind the flag: later ones will wake the poll
+                break
+            self._polling = False
         when = self._timers[0][0] if self._timers else None
         if deadline is not None and (when is None or deadline < when):
             when = deadline
         timeout = None if when is None else max((when - monotonic()) * 1000, 0)
 
-        self._polling = True
-        if self.noted:  # looked at behind the flag: later ones will wake the poll
-            timeout = 0
         self.lock.release()
         try:
             events = self._poll.poll(timeout)
@@ -327,8 +331,6 @@ class Pump:
                 reader()
             if writer is not None and event & ~select.POLLIN:
                 writer()
-        while self.noted:
-            self.noted.popleft().drain_notes()
         if self._timers:
             self._run_timers(monotonic())
 
