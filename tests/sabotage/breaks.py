@@ -1054,7 +1054,7 @@ BREAKS = [
         "lending",
         "an object may break again and again",
         "_incoming.py",
-        "        if stub._broken is not None:\n",
+        "        if id in self._broken_ids:\n",
         "        if False:\n",
         ("protocol::an_object_breaks_once[-1]",),
     ),
