@@ -27,7 +27,8 @@ CONNECTION: Final = "c"
 REGISTERED: Final = "r"
 SHARED: Final = "s"
 
-_PLACE_SIZE = 16
+PLACE_SIZE = 16
+"""Bytes that say where to look: of a session id, for one."""
 _PROOF_SIZE = 16
 LONGEST = 100
 """Characters of a cap_id, at the most."""
@@ -88,7 +89,7 @@ def of_name(secret: bytes, name: str) -> CapId:
 
 def at_random() -> CapId:
     """A cap_id that nothing leads to."""
-    return _joined(SHARED, secrets.token_bytes(_PLACE_SIZE), secrets.token_bytes(_PROOF_SIZE))
+    return _joined(SHARED, secrets.token_bytes(PLACE_SIZE), secrets.token_bytes(_PROOF_SIZE))
 
 
 def parse(text: str) -> Parts:
@@ -104,11 +105,14 @@ def parse(text: str) -> Parts:
         raw = urlsafe_b64decode(content + "=" * (-len(content) % 4))
     except (binascii.Error, ValueError):
         _fail()
-    ends = _PLACE_SIZE, _PLACE_SIZE + _PROOF_SIZE
-    if len(raw) < ends[1]:
-        _fail()
-    id = -int.from_bytes(raw[ends[1] :], "big")
-    return Parts(kind, raw[: ends[0]], raw[ends[0] : ends[1]], id)
+    ends = PLACE_SIZE, PLACE_SIZE + _PROOF_SIZE
+    parts = Parts(
+        kind, raw[: ends[0]], raw[ends[0] : ends[1]], -int.from_bytes(raw[ends[1] :], "big")
+    )
+    number = _number(parts.id) if kind == CONNECTION else b""
+    if _joined(kind, parts.place, parts.proof, number) != text or len(raw) < ends[1]:
+        _fail()  # there is one way to write it
+    return parts
 
 
 def _fail() -> NoReturn:

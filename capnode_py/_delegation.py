@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ._cap_ids import CapId, Parts, Unknown, of_export, parse, proof_of_export
+from ._cap_ids import PLACE_SIZE, CapId, Parts, Unknown, of_export, parse, proof_of_export
 from ._cell import Cell
 from ._errors import CapnodeError, PeerClosed, Released, again
 from ._messages import Hello
@@ -49,7 +49,7 @@ class Delegation:
                 f"a cap_id needs the hello of {session.where}, which has not come: "
                 "await peer.ping()"
             )
-        if not session.remote.secret:
+        if len(session.remote.session_id) != PLACE_SIZE or not session.remote.secret:
             raise CapnodeError(f"{session.where} has no cap_ids")
         return of_export(session.remote.session_id, session.remote.secret, stub._id)
 

@@ -7,6 +7,7 @@ import heapq
 import inspect
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -63,7 +64,9 @@ def _checked_reference(value: Any, what: str) -> Any:
     """
     if type(value) is Promise:
         raise TypeError(f"{what} takes what is here: await the promise first")
-    if type(value) is Stub or isinstance(value, (Target, *FUNCTIONS)):
+    if type(value) is Stub:
+        return value._session.plain(value)
+    if isinstance(value, (Target, *FUNCTIONS)):
         return value
     raise TypeError(
         f"{what} takes a function, a capnode.Target or a stub, not a value of type "
@@ -119,7 +122,7 @@ class MethodRegistry:
             TypeError: it cannot pass by reference, or is a promise.
             ValueError: another object has this name.
         """
-        _checked_reference(obj, "register()")
+        obj = _checked_reference(obj, "register()")
         if not isinstance(name, str):
             raise TypeError(f"a name is a str, not {type(name).__name__}")
         key = id(obj) if type(obj) is Stub else reference_key(obj)
@@ -167,9 +170,10 @@ class MethodRegistry:
 
 
 class Shares:
-    """What is shared in this process, each until its time is over."""
+    """What is shared in this process, each until its time is over. Any thread may ask."""
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()  # what is let go may run a user's hook, which may share
         self._shared: dict[bytes, tuple[CapId, Any, float | None]] = {}
         self._ends: list[tuple[float, bytes]] = []
 
@@ -179,11 +183,13 @@ class Shares:
         cap_id = at_random()
         place = parse(cap_id).place
         end = None if ttl is None else time.monotonic() + ttl
-        self._shared[place] = cap_id, value, end
-        if end is not None and ttl is not None:
-            heapq.heappush(self._ends, (end, place))
-            _call_later(ttl, self._drop_expired)
         _hold(value, (self, place))
+        with self._lock:
+            self._shared[place] = cap_id, value, end
+            if end is not None:
+                heapq.heappush(self._ends, (end, place))
+        if ttl is not None:
+            _call_later(ttl, self._drop_expired)
         return cap_id
 
     def find(self, cap_id: str) -> Any:
@@ -208,14 +214,22 @@ class Shares:
         self._remove(parse(cap_id).place)
 
     def _remove(self, place: bytes) -> None:
-        shared = self._shared.pop(place, None)
+        with self._lock:
+            shared = self._shared.pop(place, None)
+            if len(self._ends) > 2 * len(self._shared) + 100:  # most of these ended early
+                self._ends = [end for end in self._ends if end[1] in self._shared]
+                heapq.heapify(self._ends)
         if shared is not None:
             _let_go(shared[1], (self, place))
 
     def _drop_expired(self) -> None:
         now = time.monotonic()
-        while self._ends and self._ends[0][0] <= now:
-            self._remove(heapq.heappop(self._ends)[1])
+        over = []
+        with self._lock:
+            while self._ends and self._ends[0][0] <= now:
+                over.append(heapq.heappop(self._ends)[1])
+        for place in over:
+            self._remove(place)
 
 
 def _call_later(seconds: float, run: Callable[[], None]) -> None:
@@ -252,7 +266,7 @@ def share(value: Any, *, ttl: float | None = None) -> CapId:
         TypeError: the value cannot pass by reference, or is a promise.
         ValueError: `ttl` is not positive.
     """
-    _checked_reference(value, "share()")
+    value = _checked_reference(value, "share()")
     if ttl is not None:
         if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
             raise TypeError(f"ttl= is a number of seconds, not {ttl!r}")

@@ -126,7 +126,7 @@ class AnyPeer:
                 f"reconstruct() takes the text of a cap_id, not {type(cap_id).__name__}: write "
                 "peer.reconstruct(stub.cap_id)"
             )
-        return self._driver.bring(lambda: self._session.reconstruct(str(cap_id)))
+        return self._driver.bring(lambda: self._session.reconstruct(str(cap_id).strip()))
 
     def with_options(self, target: T, /, *, timeout: float) -> T:
         """A stub for the same object, whose calls and reads have a time limit, each its own.

@@ -275,6 +275,7 @@ class Session:
             for id in self._seam.other_ids.pop(stub, ()):
                 if id != stub._id and id in self.imports.entries:
                     self.release(id)
+            stub._forget()
             stub._id = GIVEN_UP  # the same reference, if it comes again, is a new stub
 
     def plain(self, stub: Stub) -> Stub:

@@ -71,6 +71,11 @@ class Breakable:
         if fate is not None:
             fate.kept.append(value)
 
+    def _forget(self) -> None:
+        """It was given up: nobody is told any more, and nothing is held for them."""
+        if type(getattr(self, "_fate", None)) is Fate:
+            del self._fate
+
     def _future(self) -> Fate | None:
         """Who is to be told; None if it is broken."""
         fate = getattr(self, "_fate", None)

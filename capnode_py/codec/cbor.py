@@ -475,19 +475,30 @@ def _read_hello(frame: bytes) -> Hello:
         )
         limits = content["limits"]
         return Hello(
-            versions=[int(version) for version in content["versions"]],
+            versions=[_whole(version) for version in content["versions"]],
             features=[str(feature) for feature in content["features"]],
             max_frame=_positive(limits["max_frame"]),
             max_depth=_positive(limits["max_depth"]),
             session_id=_bytes(content["session"]),
             secret=_bytes(content["secret"]),
-            application=str(content["application"]),
-            application_versions=[int(version) for version in content["application_versions"]],
+            application=_printable(content["application"]),
+            application_versions=[_whole(version) for version in content["application_versions"]],
         )
     except Exception as error:  # noqa: BLE001 - the peer's bytes can fail in any way
         raise RemoteProtocolError(
             f"a hello that cannot be read ({type(error).__name__}: {error})"
         ) from None
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError("a version is an integer")
+    return value
+
+
+def _printable(value: Any) -> str:
+    """A name for errors, logs and reprs: short, and nothing that moves a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in str(value)[:100])
 
 
 def _positive(value: Any) -> int:

@@ -729,3 +729,56 @@ def test_an_answer_whose_promises_settle_at_once_leaves_nothing(wire: Wire) -> N
         assert near.get(near.index(lambda: 5)) == [5]
     wire.run()
     assert near.session.incoming._resolved == {}
+
+
+def test_there_is_one_way_to_write_a_cap_id(wire: Wire) -> None:
+    registry = MethodRegistry(secret=SECRET)
+    cap_id = registry.register(len, "len")
+    near, _ = wire.link(far_index=Capnode(registry=registry))
+    for text in (
+        cap_id[:20] + "!!" + cap_id[20:],
+        cap_id + "AAAA",
+        cap_id + "=",
+        f"{cap_id[:-1]}é",
+    ):
+        with pytest.raises(LookupError):
+            near.get(near.peer.reconstruct(text)("four"))
+    assert near.get(near.peer.reconstruct(f" {cap_id}\n")("four")) == 4  # as read from a file
+
+
+def test_what_was_unshared_early_leaves_nothing() -> None:
+    from capnode_py._lasting import shares
+
+    before = len(shares._ends)
+    for _ in range(1000):
+        capnode.unshare(capnode.share(len, ttl=3600))
+    assert len(shares._ends) <= before + 101
+
+
+def test_a_stub_with_a_time_limit_is_registered_as_the_stub(wire: Wire) -> None:
+    behind, _ = wire.link(far_index=Bank(), names=("middle", "behind"))
+    account = behind.get(behind.index.open())
+    registry = MethodRegistry(secret=SECRET)
+    cap_id = registry.register(behind.peer.with_options(account, timeout=5), "account")
+    index = {"account": account}
+    near, _ = wire.link(far_index=Capnode(index, registry=registry), names=("n", "h"))
+    assert near.get(near.index.account).cap_id == cap_id
+    registry.unregister("account")
+    index.clear()
+
+
+def test_a_stub_that_was_given_up_holds_nothing_for_who_asked_about_it(wire: Wire) -> None:
+    bank = Bank()
+    one, two, _, far_two = two_clients(wire, bank)
+    account = one.get(one.index.open())
+    stub = two.peer.reconstruct(account.cap_id)
+    told: list[BaseException] = []
+    two.peer.on_broken(stub, told.append)
+    assert two.get(stub.balance()) == 0
+    assert len(far_two.session.exports) == 3
+    stub.dealloc()
+    two.get(two.index.keep())
+    wire.run()
+    assert len(far_two.session.exports) == 1
+    two.hang_up()
+    assert told == []
