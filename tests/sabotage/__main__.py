@@ -185,7 +185,8 @@ def finish(runs: Sequence[Run]) -> None:
 
 def node_id(test: str) -> str:
     file, name = test.split("::", 1)
-    return f"tests/engine/test_{file}.py::test_{name}"
+    folder, _, module = file.rpartition("/")
+    return f"tests/{folder or 'engine'}/test_{module}.py::test_{name}"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ class Break(NamedTuple):
         file: in the package.
         old: the text to replace, which must stand there once.
         new: what to put in its place.
-        tests: each must fail; ``counting::a_b`` is ``tests/engine/test_counting.py::test_a_b``.
+        tests: each must fail; ``counting::a_b`` is ``tests/engine/test_counting.py::test_a_b``,
+            and ``sync/face::a_b`` is ``tests/sync/test_face.py::test_a_b``.
     """
 
     rule: str
@@ -1057,5 +1058,22 @@ BREAKS = [
         "        if id in self._broken_ids:\n",
         "        if False:\n",
         ("protocol::an_object_breaks_once[-1]",),
+    ),
+    # Without a loop.
+    Break(
+        "5",
+        "a call returns before what was called earlier is started",
+        "driver/_pump.py",
+        "            for _ in range(len(self.jobs)):\n",
+        "            for _ in ():\n",
+        ("sync/face::what_was_called_before_the_answer_is_started_before_the_call_returns",),
+    ),
+    Break(
+        "8",
+        "handlers that wait inside of each other run out of stack",
+        "driver/blocking.py",
+        "        if here.depth > _DEEP and _stack_is_low():\n",
+        "        if here.depth < 0:\n",
+        ("sync/face::calls_that_nest_too_deep_are_an_error_and_the_peer_lives",),
     ),
 ]
