@@ -345,6 +345,11 @@ class FakeDriver(Driver):
         if self._stalled is None:
             self._stalled = []
 
+    @property
+    def stalled(self) -> bool:
+        """Does the other side take no bytes?"""
+        return self._stalled is not None
+
     def unstall(self) -> None:
         """It takes them again."""
         if self._stalled is not None:

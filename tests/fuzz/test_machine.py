@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from .world import World
+from .world import PROFILES, World
 
 HOSTS = st.integers(min_value=0, max_value=2)
 
@@ -22,11 +22,12 @@ class Machine(RuleBasedStateMachine):
         choices=st.randoms(use_true_random=False),
         hosts=st.sampled_from([2, 3]),
         eager=st.booleans(),
+        profile=st.sampled_from([*PROFILES]),
     )
-    def connect(self, choices: Random, hosts: int, eager: bool) -> None:
-        self.world = World(choices, hosts=hosts, eager=eager)
+    def connect(self, choices: Random, hosts: int, eager: bool, profile: str) -> None:
+        self.world = World(choices, hosts=hosts, eager=eager, profile=profile)
 
-    @rule(host=HOSTS, action=st.sampled_from([*World.WEIGHTS]))
+    @rule(host=HOSTS, action=st.sampled_from([*PROFILES["everything"].weights]))
     def act(self, host: int, action: str) -> None:
         world = self.world
         assert world is not None

@@ -7,7 +7,9 @@ oracle knows, whatever the wire did), and is this the next call of that line? At
 was called on a line which leads somewhere must have arrived, and every table must be empty.
 
 Frames are delivered one at a time, in random order between connections, and a side may for a while
-take none, so that every race that the protocol permits will come about.
+take none, so that every race that the protocol permits will come about. `PROFILES` take turns: what
+happens often in one is rare in another, so that also the races that need three rare things in a row
+come about within a few thousand steps.
 """
 
 from __future__ import annotations
@@ -17,14 +19,82 @@ import gc
 import random
 from asyncio import CancelledError
 from collections.abc import Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from capnode_py import CannotPass, CapnodeError, Limits, Promise, Stub, Target
+from capnode_py._cell import Cell
 from capnode_py.testing import FakeDriver, Fence, Task, Wire
 
 MOST_LINES = 12  # a host drops references above this, so that a long run stays small
 MOST_FRAMES = 60  # on all wires together, before some are delivered
 LIMITS = Limits(high_water=100, low_water=50)  # so low that a side which takes nothing is felt
+PAD = bytes(150)  # which is above high water
+TURN = 100  # steps of one profile
+
+
+GIVES = ("give", "box", "later")
+ECHOES = ("echo", "via", "boxed_via", "boxed_via")
+VIA = ("own_via", "boxed_own_via")
+
+
+class Profile(NamedTuple):
+    """What can happen, and how often it does.
+
+    Attributes:
+        weights: of the actions, which are methods of `World`.
+        loyal: how often one line is gone on with, from its first calls to its last.
+        own: how often what is given away or echoed is an object of the giver's own.
+        late: how often all stubs are dropped which the next frame will bring again.
+        asks: what is asked for, methods of `Thing`.
+    """
+
+    weights: dict[str, int]
+    loyal: float = 0.0
+    own: float = 0.1
+    late: float = 0.2
+    asks: tuple[str, ...] = GIVES + ECHOES + VIA
+
+
+_USUAL = {
+    "call": 40,
+    "ask": 8,
+    "pass_on": 5,
+    "wait_for": 8,
+    "drop": 6,
+    "collect": 1,
+    "cancel": 2,
+    "fail": 2,
+    "stall": 1,
+    "unstall": 4,
+    "settle": 15,
+    "open_fence": 4,
+    "flush": 10,
+    "deliver": 30,
+}
+_RACE = {
+    "call": 15,
+    "ask": 1,
+    "pass_on": 1,
+    "wait_for": 2,
+    "drop": 1,
+    "settle": 6,
+    "open_fence": 1,
+    "unstall": 1,
+    "flush": 4,
+    "deliver": 50,
+}
+PROFILES = {
+    "everything": Profile(_USUAL),
+    # Promises come home, and are called through before, while and after they do.
+    "homecoming": Profile(_RACE, loyal=0.9, own=0.5, asks=ECHOES + VIA),
+    # The same, while what comes is kept (rule 13), with pings and pongs among it.
+    "siege": Profile({**_RACE, "stall": 8, "unstall": 8}, loyal=0.9, own=0.5, asks=ECHOES + VIA),
+    # Stubs die while their references are on the way again.
+    "comings": Profile(
+        {**_USUAL, "pass_on": 25, "drop": 15, "collect": 2, "deliver": 60}, own=0.5, late=0.8
+    ),
+}
+"""They take turns in each world."""
 
 
 class Truth:
@@ -89,6 +159,10 @@ class Line:
         reads = isinstance(self.ref, Promise) and bool(self.ref._path)
         return self.awaited and reads and self.box is None
 
+    def is_settled(self) -> bool:
+        base = self.ref._base if isinstance(self.ref, Promise) else None
+        return not isinstance(base, Cell) or base.settled
+
     def __repr__(self) -> str:
         return f"line {self.number} ({type(self.ref).__name__})"
 
@@ -99,6 +173,9 @@ class Thing(Target):
     def __init__(self, host: Host, name: str) -> None:
         self._host = host
         self._name = name
+
+    def pad(self, data: bytes) -> None:
+        """Bytes that wait to be sent."""
 
     def hit(self, line: int, count: int) -> None:
         """A call whose arrival is checked."""
@@ -145,7 +222,17 @@ class Thing(Target):
 
     def boxed_via(self, ref: Any, number: int, source: int) -> Any:
         """The same, inside data: this host answers before it knows."""
-        return {"in": [self._host.far_index().echo(ref, number, source)]}
+        return {"in": [self.via(ref, number, source)]}
+
+    def own_via(self, number: int, source: int) -> Any:
+        """An object of this host, which goes by way of another before it is given."""
+        thing = self._host.random_thing()
+        self._host.world.bind(source, Truth(thing))
+        return self.via(thing, number, source)
+
+    def boxed_own_via(self, number: int, source: int) -> Any:
+        """The same, inside data."""
+        return {"in": [self.own_via(number, source)]}
 
 
 class Host:
@@ -174,7 +261,7 @@ class Host:
         some = some or self.lines
         line = random.choice(some) if some and random.random() < 0.8 else None
         if line is None or line.truth.waits_for(self.world.truths[number]):
-            thing = random.choice(self.things)
+            thing = self.random_thing()
             self.world.bind(number, Truth(thing))
             return thing
         self.world.bind(number, line.truth)
@@ -192,6 +279,18 @@ class Host:
         else:
             line = random.choice(self.lines)
         return self.any_line() if line.is_read() else line
+
+    def something(self) -> tuple[Any, Truth]:
+        """A reference to send away, which may be an object of its own."""
+        random = self.world.random
+        if random.random() < self.world.profile.own:
+            thing = self.random_thing()
+            return thing, Truth(thing)
+        line = self.any_line()
+        return line.ref, line.truth
+
+    def random_thing(self) -> Thing:
+        return self.world.random.choice(self.things)
 
     def far_index(self) -> Any:
         return self.world.random.choice(self.sides).index
@@ -212,27 +311,20 @@ class World:
         seed: of all that happens, or what makes all choices.
         hosts: how many; 2 or 3.
         eager: coroutine handlers start inline.
+        profile: the name of the only one, in place of all by turns.
     """
 
-    WEIGHTS: ClassVar[dict[str, int]] = {
-        "call": 40,
-        "ask": 8,
-        "pass_on": 5,
-        "wait_for": 8,
-        "drop": 6,
-        "collect": 1,
-        "cancel": 2,
-        "fail": 2,
-        "stall": 3,
-        "unstall": 3,
-        "open_fence": 4,
-        "flush": 10,
-        "deliver": 30,
-    }
-    """What can happen, and how often it does."""
-
-    def __init__(self, seed: int | random.Random, *, hosts: int = 2, eager: bool = True) -> None:
+    def __init__(
+        self,
+        seed: int | random.Random,
+        *,
+        hosts: int = 2,
+        eager: bool = True,
+        profile: str | None = None,
+    ) -> None:
         self.random = seed if isinstance(seed, random.Random) else random.Random(seed)
+        self.profiles = [PROFILES[name] for name in ([profile] if profile else PROFILES)]
+        self.profile = self.profiles[0]
         self.wire = Wire()
         self.lines: dict[int, Line] = {}
         self.last_line = 0
@@ -240,6 +332,7 @@ class World:
         self.last_truth = 0
         self.fences: list[Fence] = []
         self.cancelled: list[Truth] = []
+        self.favourite: tuple[Host, Line] | None = None
         self.history: list[str] = []
         self.failure: Failure | None = None
         self.hosts = [Host(self, name) for name in "abc"[:hosts]]
@@ -260,11 +353,13 @@ class World:
 
     def run(self, steps: int) -> None:
         """So many random steps; then everything must arrive, and everything must be let go."""
-        actions = [getattr(self, name) for name in self.WEIGHTS]
-        weights = list(self.WEIGHTS.values())
         gc.disable()  # or a seed would not give the same run twice
         try:
-            for _ in range(steps):
+            for step in range(steps):
+                if step % TURN == 0:
+                    self.profile = self.random.choice(self.profiles)
+                    actions = [getattr(self, name) for name in self.profile.weights]
+                    weights = list(self.profile.weights.values())
                 action = self.random.choices(actions, weights)[0]
                 if sum(len(side.inbox) for side in self.wire.sides) > MOST_FRAMES:
                     action = self.deliver
@@ -323,7 +418,25 @@ class World:
     # What can happen.
 
     def call(self, host: Host) -> None:
-        self.call_on(host, host.any_line())
+        if self.random.random() >= self.profile.loyal:
+            self.call_on(host, host.any_line())
+        elif (favoured := self.favoured()) is not None:
+            self.call_on(*favoured)
+        else:
+            if self.random.random() < 0.5:  # what is on the wire would only take time
+                self.wire.run()
+            self.ask(host)
+
+    def favoured(self) -> tuple[Host, Line] | None:
+        """The line to go on with, from its first call until some after it has become a value."""
+        if self.favourite is None:
+            return None
+        host, line = self.favourite
+        if line not in host.lines or line.is_read():
+            return None
+        if line.is_settled() and self.random.random() < 0.3:
+            self.favourite = None
+        return host, line
 
     def call_on(self, host: Host, line: Line) -> None:
         count = line.called
@@ -344,19 +457,23 @@ class World:
         if isinstance(asked.ref, Thing):
             return
         number, truth = self.new_truth(asked.truth)
-        how = self.random.choice(("give", "box", "later", "echo", "via", "boxed_via", "boxed_via"))
+        how = self.random.choice(self.profile.asks)
         self.note(f"{host.name}: {how} on {asked}, as truth {number}")
-        if how in ("give", "box", "later"):
+        if how in GIVES:
             ref = asked.ref[how](number)
+        elif how in VIA:
+            ref = asked.ref[how](number, self.new_truth()[0])
         else:
-            other = host.any_line()
+            other, other_truth = host.something()
             source, same = self.new_truth()
-            same.same_as = other.truth
-            truth.needs = (asked.truth, other.truth)
-            ref = asked.ref[how](other.ref, number, source)
+            same.same_as = other_truth
+            truth.needs = (asked.truth, other_truth)
+            ref = asked.ref[how](other, number, source)
 
-        boxed = how in ("box", "boxed_via")
+        boxed = "box" in how
         line = host.hold(ref["in"][0] if boxed else ref, truth)
+        if self.favoured() is None:
+            self.favourite = host, line
         if boxed and self.random.random() < 0.8:  # else the path itself will be read
             line.box = ref
         if self.random.random() < 0.05:  # in the same frame, mostly
@@ -369,17 +486,19 @@ class World:
             self.wait_on(host, line)
 
     def pass_on(self, host: Host) -> None:
-        line, other = host.any_line(), host.any_line()
+        line = host.any_line()
         if isinstance(line.ref, Thing):
             return
+        other, other_truth = host.something()
         number, truth = self.new_truth()
-        truth.same_as = other.truth
+        truth.same_as = other_truth
         times = self.random.choice((1, 1, 2, 3))
         self.note(f"{host.name}: pass {other} to {line}, {times} times")
-        line.ref.take([other.ref] * times, number)
+        line.ref.take([other] * times, number)
 
     def wait_for(self, host: Host) -> None:
-        self.wait_on(host, host.any_line())
+        favoured = self.favoured() if self.random.random() < self.profile.loyal else None
+        self.wait_on(*(favoured or (host, host.any_line())))
 
     def wait_on(self, host: Host, line: Line) -> None:
         """Go on with the value of a promise, in the place of the promise."""
@@ -437,10 +556,25 @@ class World:
 
     def stall(self, host: Host) -> None:
         """The other side takes no bytes, for a while."""
-        self.random.choice(host.sides).stall()
+        side = self.random.choice(host.sides)
+        favoured = self.favoured() if self.random.random() < self.profile.loyal else None
+        if favoured is not None and not isinstance(favoured[1].ref, Thing):
+            near = self.side_of(favoured[0], favoured[1].ref)
+            side = self.random.choice((near, near.other))
+        side.stall()
+        if self.random.random() < 0.7 and side.session.backlog() < len(PAD):
+            side.peer.notify(side.index.pad, PAD)  # it is felt at once
 
-    def unstall(self, host: Host) -> None:
-        self.random.choice(host.sides).unstall()
+    def unstall(self, _host: Host) -> None:
+        stalled = [side for side in self.wire.sides if side.stalled]
+        if stalled:
+            self.random.choice(stalled).unstall()
+
+    def settle(self, host: Host) -> None:
+        """Tasks that are new begin; else the releases that have waited leave."""
+        self.random.choice(
+            [side for side in self.wire.sides if side.starting] or host.sides
+        ).settle()
 
     def cancel(self, host: Host) -> None:
         """Of a promise, or of a task that awaits one."""
@@ -469,7 +603,7 @@ class World:
         waiting = [side for side in self.wire.sides if side.inbox]
         if waiting:
             side = self.random.choice(waiting)
-            if self.random.random() < 0.2:
+            if self.random.random() < self.profile.late:
                 self.drop_what_comes(side)
             self.note(f"to {side.name}: {side.coming()}")
             side.deliver()
