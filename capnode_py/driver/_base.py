@@ -196,6 +196,9 @@ class Driver:
     def release_stream(self) -> None:
         """Close the stream, now."""
 
+    async def stream_closed(self) -> None:
+        """Wait until it is closed, where that takes a while."""
+
     # Starting calls (rule 6).
 
     def start(self, call: Call) -> None:
@@ -562,6 +565,7 @@ class Driver:
             try:
                 if self.finalize is not None:
                     await self.finalize()
+                await self.within(self.limits.close_timeout, self.stream_closed)
             finally:
                 self._closed.set()
 

@@ -120,6 +120,7 @@ class AnyioDriver(LoopDriver):
         self._written = anyio.Event()
         self._eof = anyio.Event()
         self._over = anyio.Event()
+        self._stream_closed = anyio.Event()
         self._group: anyio.abc.TaskGroup | None = None
         self._progress = 0
         self._write_ended = self._served = False
@@ -206,6 +207,7 @@ class AnyioDriver(LoopDriver):
             if self.session.error is None:  # the loop itself is ending
                 self.session.end(PeerLost("the event loop has ended"))
             self._served = True
+            self._stream_closed.set()
             self._do_errands()
 
     async def _close_stream(self) -> None:
@@ -284,6 +286,9 @@ class AnyioDriver(LoopDriver):
 
     def release_stream(self) -> None:
         self._over.set()
+
+    async def stream_closed(self) -> None:
+        await self._stream_closed.wait()
 
 
 def _set(event: anyio.Event, _cell: Cell) -> None:

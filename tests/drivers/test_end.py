@@ -696,6 +696,35 @@ class Faulty(anyio.abc.ByteStream):
             self._maybe_fail("aclose")
 
 
+class Slow(DescriptorStream):
+    """It takes some turns of the loop to close."""
+
+    closed = False
+
+    async def aclose(self) -> None:
+        with anyio.CancelScope(shield=True):
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+            await super().aclose()
+        self.closed = True
+
+
+@pytest.mark.parametrize("ends", ["here", "there"])
+async def test_closing_ends_with_the_stream_closed(driver, ends):
+    """D1: all that belongs to the connection is gone, and the other side has its end."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(HELLO)
+    stream = Slow(*[ours.detach()] * 2)
+    peer = await capnode.attach(stream)
+    if ends == "there":
+        theirs.shutdown(socket.SHUT_WR)
+        await peer.wait_closed()
+    else:
+        await peer.aclose()
+    assert stream.closed
+    theirs.close()
+
+
 @pytest.mark.parametrize("fails", ["send_eof", "aclose"])
 async def test_a_stream_that_fails_to_close_is_logged_and_closed_all_the_same(
     driver, caplog, fails
