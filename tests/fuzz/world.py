@@ -46,6 +46,7 @@ class Profile(NamedTuple):
         own: how often what is given away or echoed is an object of the giver's own.
         late: how often all stubs are dropped which the next frame will bring again.
         asks: what is asked for, methods of `Thing`.
+        share: how often it has its turn.
     """
 
     weights: dict[str, int]
@@ -53,6 +54,7 @@ class Profile(NamedTuple):
     own: float = 0.1
     late: float = 0.2
     asks: tuple[str, ...] = GIVES + ECHOES + VIA
+    share: int = 1
 
 
 _USUAL = {
@@ -86,9 +88,11 @@ _RACE = {
 PROFILES = {
     "everything": Profile(_USUAL),
     # Promises come home, and are called through before, while and after they do.
-    "homecoming": Profile(_RACE, loyal=0.9, own=0.5, asks=ECHOES + VIA),
+    "homecoming": Profile(_RACE, loyal=0.9, own=0.5, asks=ECHOES + VIA, share=2),
     # The same, while what comes is kept (rule 13), with pings and pongs among it.
-    "siege": Profile({**_RACE, "stall": 8, "unstall": 8}, loyal=0.9, own=0.5, asks=ECHOES + VIA),
+    "siege": Profile(
+        {**_RACE, "stall": 8, "unstall": 8}, loyal=0.9, own=0.5, asks=ECHOES + VIA, share=2
+    ),
     # Stubs die while their references are on the way again.
     "comings": Profile(
         {**_USUAL, "pass_on": 25, "drop": 15, "collect": 2, "deliver": 60}, own=0.5, late=0.8
@@ -357,7 +361,8 @@ class World:
         try:
             for step in range(steps):
                 if step % TURN == 0:
-                    self.profile = self.random.choice(self.profiles)
+                    shares = [profile.share for profile in self.profiles]
+                    (self.profile,) = self.random.choices(self.profiles, shares)
                     actions = [getattr(self, name) for name in self.profile.weights]
                     weights = list(self.profile.weights.values())
                 action = self.random.choices(actions, weights)[0]
@@ -607,9 +612,7 @@ class World:
                 self.drop_what_comes(side)
             self.note(f"to {side.name}: {side.coming()}")
             side.deliver()
-        else:
-            self.flush(host)
-        for each in host.sides:
+        for each in host.sides if waiting else self.wire.sides:
             each.turn()
 
     def side_of(self, host: Host, ref: Promise | Stub) -> FakeDriver:
