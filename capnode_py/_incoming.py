@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import _tables
 from ._cap_ids import redacted
 from ._cell import FULFILLED, PULLED, UNDECIDED, Answer, Call, Cell, Position
-from ._errors import LocalProtocolError, PeerLost, RemoteError, RemoteProtocolError, Withdrawn
+from ._errors import LocalProtocolError, PeerLost, RemoteError, RemoteProtocolError
 from ._messages import (
     ABORT,
     BYE,
@@ -389,8 +389,7 @@ class Incoming:
     def _freed_rejected(self, answer: Answer) -> None:
         if answer.failed_here and answer.pulled != PULLED:
             logger.debug("a call failed, and nobody looked", exc_info=answer.value)
-        # Its traceback holds the frames that hold what the handler was given.
-        answer.value = Withdrawn()
+        self._router.forget_error(answer)
 
     def _cancel(self, message: list[Any]) -> None:
         (id,) = _fields(message, 1)

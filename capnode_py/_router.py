@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ._cell import FULFILLED, HELD, REJECTED, Call, Cell, Position
-from ._errors import RemoteProtocolError
+from ._cell import FULFILLED, HELD, REJECTED, Answer, Call, Cell, Position
+from ._errors import RemoteProtocolError, Withdrawn
 from ._limits import Limits
 from ._payload import Hole, Holes, unsettled
 from ._reach import DATA, copied, step_into
@@ -108,6 +108,19 @@ class Router:
             self._kept_bytes -= item.size
             self.route(item)
 
+    def forget_error(self, answer: Answer) -> None:
+        """Nobody can ask for the error of `answer` any more, whose traceback holds the frames that
+        hold what the handler was given. Calls that are kept have asked already."""
+        if self.kept:
+            failed = Cell(self._session)
+            failed.reject(answer.value)
+            for item in self.kept:
+                if item.target is answer:
+                    item.target = failed
+                if isinstance(item, Call) and item.holes:
+                    item.holes = [(c, k, failed if x is answer else x) for c, k, x in item.holes]
+        answer.value = Withdrawn()
+
     def clear(self) -> None:
         """The session is over."""
         self.kept.clear()
@@ -135,6 +148,11 @@ class Router:
                     return
                 elif target.state != HELD and target.link is not None:
                     target = target.link
+                elif item.args is None and not path and item.reply is not None:
+                    # Nothing is left to read: the promise is the value, with its barrier (rule 5).
+                    reply, item.reply = item.reply, None
+                    reply.follow(target)
+                    return
                 else:
                     item.target, item.path = target, path
                     if target.state != HELD and target.import_id:

@@ -425,7 +425,7 @@ class Session:
             reply.failed_here = call.started
             reply.reject(error)
             if not self._is_held(reply):
-                reply.value = Withdrawn()  # the traceback may hold a frame that holds the answer
+                self._router.forget_error(reply)
                 if call.started and not call.cancelled:
                     logger.debug("a call failed, and nobody looked: %r", call, exc_info=error)
         else:

@@ -617,6 +617,25 @@ def two_hops_to_the_end(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
     return Scenario(near, near.index.get(), thirds, (0,))
 
 
+def two_hops_to_a_path(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E8, E13: the proxy gives a path into an answer of the third host, at which stands a promise
+    that the proxy answers with the third host's own object."""
+    middle: FakeDriver
+    third: FakeDriver
+    until = fence()
+
+    async def echo(x: Any) -> Any:
+        await until.wait()
+        return x
+
+    thirds = Recorder()
+    near, _far = wire.link(far_index={"get": lambda: {"p": middle.index.get()["q"]}})
+    middle, third = wire.link(
+        {"echo": echo}, {"get": lambda: {"q": third.index.echo(thirds)}}, names=("middle", "third")
+    )
+    return Scenario(near, near.index.get(), thirds, ("p",))
+
+
 def reflection(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
     """E9: far resolves to a promise of near's, which resolves to an object of far's."""
     far: FakeDriver
@@ -723,6 +742,7 @@ SCENARIOS: list[Make] = [
     two_hops_inside,
     two_hops_to_the_proxy,
     two_hops_to_the_end,
+    two_hops_to_a_path,
     reflection,
     reflection_of_a_proxy,
     successive,

@@ -528,7 +528,7 @@ BREAKS = [
     Break(
         "9",
         "a handler that raised keeps what it was given",
-        "_incoming.py",
+        "_router.py",
         "        answer.value = Withdrawn()\n",
         "",
         ("counting::a_handler_that_raises_releases_what_it_was_given",),
