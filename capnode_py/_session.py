@@ -486,7 +486,10 @@ class Session:
             link = cell.unlink()
             if not link.has_dependents():
                 link.session.cancel(link)
-            cell.reject(why or Withdrawn())
+            if why is None and not isinstance(cell, Answer):
+                cell.follow(link)  # who awaits it gets what the handler then makes of it
+            else:
+                cell.reject(why or Withdrawn())
         elif cell.task is not None and not cell.task.cancelled:
             call = cell.task
             call.cancelled = True

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import capnode_py as capnode
 from capnode_py import RemoteError, Target
 from capnode_py.testing import FakeDriver, Fence, Task, Wire
 
@@ -93,6 +94,32 @@ def test_promise_cancel_withdraws_although_others_wait(wire: Wire) -> None:
     assert worker.log == ["started", "cancelled"]
     assert far.stopped == ["work"]
     fails_as_cancelled(task)
+
+
+@pytest.mark.parametrize("way", ["a promise that is here", "a facade", "an attenuated facade"])
+def test_who_awaits_gets_what_the_far_handler_made_of_it_whatever_the_call_went_through(
+    wire: Wire, way: str
+) -> None:
+    """Here it follows another promise."""
+    worker = Worker()
+    near, far = wire.link(far_index=lambda: worker)
+    got = near.index()
+    stub = near.get(got)
+    through = {
+        "a promise that is here": got,
+        "a facade": capnode.revocable(stub)[0],
+        "an attenuated facade": capnode.attenuate(stub, allow={"work", "suppress"}),
+    }[way]
+    promise, suppressed = through.work(), through.suppress()
+    tasks = [near.spawn(promise), near.spawn(suppressed)]
+    wire.run()
+    for each in (promise, suppressed):
+        each.cancel()
+    wire.run()
+    assert far.stopped == ["work", "suppress"]
+    fails_as_cancelled(tasks[0])
+    assert len(tasks[1].result()) == 1  # it has suppressed it
+    assert worker.log == ["started", "cancelled", "suppressed"]
 
 
 def test_a_call_whose_cancel_is_in_the_same_frame_is_not_started(wire: Wire) -> None:
