@@ -31,6 +31,7 @@ import pytest
 
 import capnode_py as capnode
 from capnode_py import Limits
+from capnode_py._cap_ids import of_export
 from capnode_py._errors import FarError, from_far
 from capnode_py._messages import CALL, PUSH, REJECT, RESOLVE, SEND, Hello, Mine, Promised, Yours
 from capnode_py.codec.cbor import TAG_ERROR, TAG_REF, CborCodec
@@ -323,6 +324,13 @@ def test_the_table_of_values_is_what_the_codec_writes_and_reads(value, raw, text
     ((_, _, read),), _ = codec.decode(b"\x81" + message)
     assert (type(read), read) == (type(meant), meant)
     assert cbor2.dumps(notation(text)) == bytes.fromhex(raw)
+
+
+def test_the_cap_ids_of_the_protocol_page_are_what_both_sides_compute():
+    shown = re.findall(r"^\| (0|-\d+) \| `(cap\.c\.[^`]+)` \|$", PROTOCOL, re.MULTILINE)
+    assert [int(id) for id, _ in shown] == [0, -1, -300]
+    for id, cap_id in shown:
+        assert of_export(b"\x01" * 16, b"\x11" * 16, int(id)) == cap_id
 
 
 def test_the_tags_of_the_protocol_page_are_the_codecs():
