@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -11,6 +11,7 @@ from ._reach import reference_key
 from ._stub import FUNCTIONS, Target
 
 if TYPE_CHECKING:
+    from ._holders import Holder
     from ._lasting import MethodRegistry
     from ._limits import Limits
     from ._peer import Peer
@@ -133,17 +134,23 @@ class Capnode:
         """The cap_id under which the value with this `reference_key` is registered."""
         return None if self.registry is None else self.registry.lasting(key)
 
-    def hold(self, target: Target, session: Session, id: int) -> None:
-        """The other side of `session` holds `target`, by this entry of the export table."""
+    def hold(self, target: Target, holder: Holder) -> None:
+        """The other side of a connection holds `target`."""
         from ._holders import holders
 
-        holders.add(target, (session, id))
+        holders.add(target, holder)
 
-    def let_go(self, target: Target, session: Session, id: int) -> bool:
+    def let_go(self, target: Target, holder: Holder) -> bool:
         """It does no more. True if nobody holds it now."""
         from ._holders import holders
 
-        return holders.discard(target, (session, id))
+        return holders.discard(target, holder)
+
+    def gone(self, held: Iterable[tuple[Target, Holder]]) -> None:
+        """The collector has found a connection that held these."""
+        from ._holders import holders
+
+        holders.gone(held)
 
 
 def checked_index(index: Any) -> Any:

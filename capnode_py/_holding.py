@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ._cell import REJECTED, Cell
-from ._errors import Released
+from ._errors import PeerClosed, Released
 from ._messages import Codec
 from ._outbox import Outbox
 from ._reach import held_targets
@@ -42,7 +43,19 @@ class Holding:
         self._outbox = outbox
         self._host = host
         self._get_index = get_index
+        self._key = object()  # holds nothing: a connection that nobody holds is garbage
         self.targets: dict[int, list[Target]] = {}
+
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Nobody has closed the connection, or else it would hold nothing any more. It is ended
+        where it lived; if that is gone too, it just lets go, and no hook runs."""
+        if self.targets and not _finalizing() and not self._driver.abandoned(self._abandoned):
+            self._host.gone(
+                [(target, (self._key, id)) for id in self.targets for target in self.targets[id]]
+            )
+
+    def _abandoned(self) -> None:
+        self._session.abort(PeerClosed("nobody holds this connection any more"))
 
     def hold_index(self) -> None:
         """The connection is there: the other side holds our index."""
@@ -56,12 +69,12 @@ class Holding:
         if targets:
             self.targets[id] = targets
             for target in targets:
-                self._host.hold(target, self._session, id)
+                self._host.hold(target, (self._key, id))
 
     def let_go(self, id: int) -> None:
         """The entry `id` is gone."""
         for target in self.targets.pop(id, ()):
-            if self._host.let_go(target, self._session, id):
+            if self._host.let_go(target, (self._key, id)):
                 self._driver.tell(target._released)  # type: ignore[attr-defined]
 
     def let_go_of(self, ids: Iterable[int]) -> None:

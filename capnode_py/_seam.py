@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,11 +38,15 @@ class Host(Protocol):
     def lasting(self, key: object, /) -> str | None:
         """The cap_id under which the value with this `reference_key` is registered."""
 
-    def hold(self, target: Target, session: Session, id: int, /) -> None:
-        """The other side of `session` holds `target`, by this entry of the export table."""
+    def hold(self, target: Target, holder: tuple[object, int], /) -> None:
+        """The other side holds `target`; `holder` is a key of the connection, and the id of the
+        entry of the export table."""
 
-    def let_go(self, target: Target, session: Session, id: int, /) -> bool:
+    def let_go(self, target: Target, holder: tuple[object, int], /) -> bool:
         """It does no more. True if nobody holds it now."""
+
+    def gone(self, held: Iterable[tuple[Target, tuple[object, int]]], /) -> None:
+        """The connection is garbage, and held these: from a finalizer."""
 
 
 class Seam:

@@ -104,6 +104,10 @@ class Driver(Protocol):
     def greeted(self) -> None:
         """The other side's hello has come."""
 
+    def abandoned(self, run: Callable[[], object], /) -> bool:
+        """Nobody holds the connection any more: call `run()` soon. From a finalizer; False if
+        there is no way."""
+
     def ended(self) -> None:
         """The session is over; `Session.error` says why."""
 

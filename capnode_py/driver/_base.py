@@ -516,6 +516,10 @@ class Driver:
     async def _explain(self, explain: Explain, error: PeerLost) -> None:
         self.session.end_of_stream(await explain(error))
 
+    def abandoned(self, run: Callable[[], object]) -> bool:
+        """See `session.Driver`. Where a loop or a pump runs, it holds what it serves."""
+        return False
+
     def ended(self) -> None:
         """The session is over: stop what runs for it, and let go of the stream."""
         for call in list(self._running):

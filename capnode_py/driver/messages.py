@@ -51,6 +51,9 @@ class MessageDriver(LoopDriver):
             return False
         return True
 
+    def abandoned(self, run: Callable[[], object]) -> bool:
+        return self.soon(run)
+
     def after(self, seconds: float, run: Callable[[], None]) -> None:
         self.background(partial(self._run_after, seconds, run))
 

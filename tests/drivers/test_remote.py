@@ -22,6 +22,7 @@ import pytest
 
 import capnode_py as capnode
 from capnode_py import Capnode, Limits, Remote, stream_from_remote
+from capnode_py._holders import holders
 from capnode_py.testing import check_peers_quiet
 
 PATIENT = Limits(close_timeout=100)  # a test in which closing waits for it hangs
@@ -889,6 +890,99 @@ async def test_a_remote_that_everybody_drops_is_gone():
         gc.collect()
         await anyio.lowlevel.checkpoint()
     assert len(host.sessions) == 0
+
+
+class Hooked(capnode.Target):
+    """Keeps what it is given, and wants to know when nobody holds it any more."""
+
+    def __init__(self, log: list[object]) -> None:
+        self._log = log
+        self._kept: list[Any] = []
+
+    def keep(self, value: Any) -> None:
+        self._kept.append(value)
+
+    def _released(self) -> None:
+        self._log.append(self)
+
+
+async def abandon(host: Capnode, value: Any) -> weakref.ref[Remote]:
+    """A connection that nobody closes, which holds a `Hooked`, which holds `value`."""
+    remote, remote2 = host.create_remote(), Capnode().create_remote()
+    join(remote, remote2)
+    hooked = await remote2.index["get"]()
+    await hooked.keep(value)
+    vars(remote2)["held"] = hooked  # goes with it
+    return weakref.ref(remote)
+
+
+@pytest.mark.parametrize("lives_on", [False, True])
+async def test_a_remote_that_everybody_drops_lets_go_of_what_wants_to_know(lives_on):
+    log: list[Any] = []
+    made: list[Hooked] = []
+
+    def get() -> Hooked:
+        hooked = Hooked(log)
+        if lives_on:
+            made.append(hooked)
+        return hooked
+
+    host = Capnode({"get": get})
+    # A stub that it holds keeps the connection, if it is held itself.
+    gone = await abandon(host, None if lives_on else transform)
+    while not log:
+        gc.collect()
+        await anyio.lowlevel.checkpoint()
+    assert len(log) == 1
+    log.pop()._kept.clear()
+    while gone() is not None or len(host.sessions):
+        gc.collect()
+        await anyio.lowlevel.checkpoint()
+    assert len(holders) == 0
+
+
+async def test_who_holds_a_target_does_not_keep_a_connection_that_everybody_drops():
+    """Its index is held by two; the other one is still there."""
+    log: list[object] = []
+    index = Hooked(log)
+    host = Capnode(index)
+    remote, remote2 = host.create_remote(), Capnode().create_remote()
+    join(remote, remote2)
+    await remote2.index.keep(1)
+    dropped, dropped2 = host.create_remote(), Capnode().create_remote()
+    join(dropped, dropped2)
+    await dropped2.index.keep(2)
+    gone = weakref.ref(dropped)
+    del dropped, dropped2
+    while gone() is not None:
+        gc.collect()
+        await anyio.lowlevel.checkpoint()
+    assert log == []
+    await remote2.aclose()
+    await remote.wait_closed()
+    assert log == [index]
+    assert len(holders) == 0
+
+
+@pytest.mark.drivers("asyncio")
+def test_what_outlives_its_event_loop_is_held_by_nobody():
+    """And no hook runs, as there is nothing to run it in."""
+    log: list[object] = []
+    index = Hooked(log)
+
+    async def main() -> None:
+        host = Capnode({"get": lambda: index})
+        await abandon(host, None)
+
+    gc.disable()  # not before the loop is gone
+    try:
+        asyncio.run(main())
+        assert len(holders) == 1
+        gc.collect()
+    finally:
+        gc.enable()
+    assert len(holders) == 0
+    assert log == []
 
 
 async def test_a_remote_is_a_peer_that_names_itself():
