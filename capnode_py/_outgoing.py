@@ -45,6 +45,7 @@ class Outgoing:
         self._session = session
         self._codec = codec
         self._outbox = outbox
+        self._seam = seam
         self._to_ref = seam.to_ref
         self._imports = session.imports
         self._exports = session.exports
@@ -111,10 +112,13 @@ class Outgoing:
             if len(message) > self.max_message:
                 raise self._too_long(message)
         except Exception as error:  # noqa: BLE001 - rule 8: every call is answered
+            self._seam.reads.clear()
             exports.rollback(mark)
             message = self._codec.reject(id, error)
         self._outbox.add(message)
         if exports.uncommitted:
+            if self._seam.reads:
+                self._exports.revise(id, self._seam.announced(value))
             self._commit(mark)
 
     def _encode(self, mark: int, target: At, path: Path, args: Any, kwargs: Any) -> bytes:
@@ -134,6 +138,7 @@ class Outgoing:
                 raise self._too_long(message)
         except BaseException:
             self._exports.rollback(mark)
+            self._seam.reads.clear()
             raise
         return message
 
@@ -145,6 +150,8 @@ class Outgoing:
 
     def _commit(self, mark: int) -> None:
         """The message is out: promises that it announced are resolved behind it."""
+        if not mark:  # else it is a read for the sake of another message
+            self._seam.reads.clear()
         for export in self._exports.commit(mark):
             if isinstance(export.value, Cell):
                 export.value.pull()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ._cap_ids import Unknown
 from ._cell import FULFILLED, HELD, PENDING, PULLED, Call, Cell
@@ -56,6 +56,9 @@ class Seam:
         session: whose stubs and cells they are.
         get_index: what is offered on this connection, live.
         host: knows cap_ids.
+
+    Attributes:
+        reads: what the paths in the message in hand were announced as, by what they are paths of.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Seam:
         self.get_index = get_index
         self._make_stub = partial(Stub, session)
         self._host = host
+        self.reads: dict[tuple[int, Path], Cell] = {}
         self._named: weakref.WeakValueDictionary[str, Stub] = weakref.WeakValueDictionary()
         # Those of a stub that was reconstructed, and came as a reference since.
         self.other_ids: weakref.WeakKeyDictionary[Stub, set[int]] = weakref.WeakKeyDictionary()
@@ -113,6 +117,7 @@ class Seam:
         return Yours(stub._id, path)
 
     def _promise(self, base: Stub | Cell, path: Path) -> Ref | Inline:
+        place = id(base), path
         while isinstance(base, Cell) and base.state == PENDING and base.link is not None:
             base = base.link
         if isinstance(base, Stub):
@@ -126,7 +131,23 @@ class Seam:
         cell = as_cell(base, path)
         if cell.state == FULFILLED:  # rule 7: never as an id that we have released
             return Inline(cell.value)
+        if path:
+            cell.used = isinstance(base, Stub) or base.used  # calls may be on their way by the path
+            self.reads[place] = cell
         return Promised(self._exports.send(id(cell), cell).id)
+
+    def announced(self, value: Any) -> Any:
+        """A copy of what was sent, with what its paths were announced as in the place of the paths:
+        what goes through them from now on goes that way (rule 5)."""
+        if type(value) is Promise:
+            cell = self.reads.get((id(value._base), value._path))
+            return value if cell is None else Promise(cast(Any, cell.session), cell, ())
+        plain = copied(value)
+        if isinstance(plain, dict):
+            return {key: self.announced(item) for key, item in plain.items()}
+        if isinstance(plain, (list, tuple)):
+            return [self.announced(item) for item in plain]
+        return value
 
     def from_ref(self, ref: Ref) -> Any:
         """What a reference in a payload stands for; a `Call` is a read that is yet to be made.

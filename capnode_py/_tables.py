@@ -196,6 +196,14 @@ class ExportTable:
             call.started = True
         return answer
 
+    def revise(self, id: int, value: Any) -> None:
+        """From now on the answer `id` leads to this, which is what was sent."""
+        entry = self.entries.get(id)
+        if isinstance(entry, tuple):
+            self.entries[id] = value, PULLED
+        elif isinstance(entry, Answer):
+            entry.value = value
+
     def send(self, key: object, value: Any) -> Export:
         """One occurrence in the message that is being encoded; `commit` or `rollback` it.
 

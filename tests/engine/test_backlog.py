@@ -219,6 +219,44 @@ def test_a_path_as_argument_is_read_behind_the_calls_that_are_kept(wire: Wire) -
     assert box.value == 2
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("how", ["target", "argument"])
+def test_a_kept_call_gets_the_error_of_an_answer_that_was_released(
+    wire: Wire, when: str, how: str
+) -> None:
+    """F12, C7: the release is handled at once, and the call asked for the error before it."""
+
+    async def fail() -> None:
+        await fence.wait()
+        raise ValueError("the reason")
+
+    fence = Fence()
+    near, far = wire.link(
+        far_index={"fail": fail, "take": lambda x: x, "big": lambda: bytes(5000)}, far_limits=SMALL
+    )
+    failing = near.index.fail()
+    failing.note()  # so that it goes as a push, and is not released with its answer
+    near.flush()
+    far.deliver()
+    if when == "before":
+        fence.set()
+    far.turn()
+    filling = fill(near, far)
+    task = near.spawn(failing.note(1) if how == "target" else near.index.take([failing]))
+    near.flush()
+    far.deliver()
+    del failing
+    near.flush()
+    far.deliver("release")
+    fence.set()
+    far.turn()
+    far.unstall()
+    wire.run()
+    with pytest.raises(ValueError, match="the reason"):
+        task.result()
+    assert all(each.done for each in filling)
+
+
 def test_liveness_pings_are_answered_although_calls_are_kept(wire: Wire) -> None:
     """F12: only those with a position are kept with the calls."""
     near, far = wire.link(far_index=Service(), far_limits=SMALL)

@@ -524,9 +524,15 @@ def test_it_runs_for_what_only_a_pipeline_used(wire: Wire, log: list[str]) -> No
     assert log == ["it", "it"]
 
 
-def test_it_does_not_run_while_a_promise_still_leads_to_it(wire: Wire, log: list[str]) -> None:
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_it_does_not_run_while_a_promise_still_leads_to_it(
+    wire: Wire, log: list[str], kind: str
+) -> None:
+    async def later() -> Tracked:
+        return thing
+
     thing = Tracked(log)
-    near, _ = wire.link(far_index=lambda: thing)
+    near, _ = wire.link(far_index=later if kind == "async" else lambda: thing)
     opened = near.index()
     assert near.get(opened.ping()) == "pong"
     stub = near.get(near.index())

@@ -480,6 +480,73 @@ def test_a_pong_does_not_overtake_the_calls_that_are_kept(wire: Wire) -> None:
     assert alive.done
 
 
+def test_a_path_that_was_announced_does_not_overtake_what_went_by_it(wire: Wire) -> None:
+    """E8, E13, F12: the proxy's own object comes home while a call on it is kept there."""
+    middle: FakeDriver
+    third: FakeDriver
+    tasks: list[Any] = []
+
+    def box(x: Any) -> Any:
+        echoed = third.index.echo(x)
+        tasks.append(third.spawn(echoed))
+        return {"q": echoed}
+
+    proxys = Recorder()
+    near, far = wire.link(far_index={"get": lambda: [middle.index.box(proxys)["q"], Recorder()]})
+    middle, third = wire.link(
+        {"echo": lambda x: x, "flood": lambda: bytes(3000)},
+        {"box": box},
+        limits=Limits(high_water=1000, low_water=500),
+        names=("middle", "third"),
+    )
+    promise = near.index.get()
+    promise[1].note(0)  # so that its value is not sent yet
+    near.flush()
+    far.deliver()
+    middle.flush()
+    third.deliver()  # it asks for an echo
+    tasks.append(third.spawn(third.index.flood()))
+    third.flush()
+    promise[0].note(0)
+    near.flush()
+    far.deliver()
+    middle.flush()
+    tasks.append(near.spawn(promise))  # only now the path is announced
+    near.flush()
+    far.deliver("pull")
+    middle.flush()
+    middle.deliver()  # the echo
+    middle.stall()
+    middle.deliver("call")  # the flood, which is stuck
+    while third.inbox or middle.inbox:
+        for side in (third, middle):
+            if side.inbox:
+                side.deliver()
+    assert proxys.seen == []  # the call is kept, and its object has come home
+    while near.inbox:
+        near.deliver()
+    promise[0].note(1)
+    near.flush()
+    while far.inbox:
+        far.deliver()
+    assert proxys.seen == []
+    middle.unstall()
+    wire.run()
+    assert proxys.seen == [0, 1]
+    assert all(task.done for task in tasks)
+    tasks.clear()
+
+
+def test_a_read_of_a_promise_is_no_question_of_its_own(wire: Wire) -> None:
+    """E8: calls go through that promise, and its barrier is for who reads it, too."""
+    middle: FakeDriver
+    near, _far = wire.link(far_index={"get": lambda: {"p": middle.index.one()}})
+    middle, third = wire.link(far_index={"one": lambda: 1}, names=("middle", "third"))
+    promise = near.index.get()
+    assert near.get(promise["p"]) == 1
+    assert third.started == ["one"]
+
+
 # Any interleaving. Each scenario leads to a promise whose value has a Recorder at `path`.
 
 
@@ -636,6 +703,21 @@ def two_hops_to_a_path(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
     return Scenario(near, near.index.get(), thirds, ("p",))
 
 
+def a_path_to_the_proxy(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E8, E13: the same, but at the path stands the proxy's own object."""
+    middle: FakeDriver
+    until = fence()
+
+    async def box(x: Any) -> Any:
+        await until.wait()
+        return {"q": x}
+
+    proxys = Recorder()
+    near, _far = wire.link(far_index={"get": lambda: {"p": [middle.index.box(proxys)["q"]]}})
+    middle, _third = wire.link(far_index={"box": box}, names=("middle", "third"))
+    return Scenario(near, near.index.get(), proxys, ("p", 0))
+
+
 def reflection(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
     """E9: far resolves to a promise of near's, which resolves to an object of far's."""
     far: FakeDriver
@@ -743,6 +825,7 @@ SCENARIOS: list[Make] = [
     two_hops_to_the_proxy,
     two_hops_to_the_end,
     two_hops_to_a_path,
+    a_path_to_the_proxy,
     reflection,
     reflection_of_a_proxy,
     successive,

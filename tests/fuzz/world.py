@@ -34,7 +34,7 @@ TURN = 100  # steps of one profile
 
 GIVES = ("give", "box", "later")
 ECHOES = ("echo", "via", "boxed_via", "boxed_via")
-VIA = ("own_via", "boxed_own_via")
+VIA = ("own_via", "boxed_own_via", "boxed_path", "boxed_path_home")
 
 
 class Profile(NamedTuple):
@@ -237,6 +237,20 @@ class Thing(Target):
     def boxed_own_via(self, number: int, source: int) -> Any:
         """The same, inside data."""
         return {"in": [self.own_via(number, source)]}
+
+    async def boxed_echo(self, ref: Any, number: int, source: int) -> Any:
+        """What was sent comes home inside data."""
+        return {"in": [await self.echo(ref, number, source)]}
+
+    def boxed_path(self, number: int, source: int) -> Any:
+        """A path into what another host answers: there stands an object of that host."""
+        return {"in": [self._host.far_index().boxed_own_via(number, source)["in"][0]]}
+
+    def boxed_path_home(self, number: int, source: int) -> Any:
+        """The same, with an object of this host."""
+        thing = self._host.random_thing()
+        self._host.world.bind(source, Truth(thing))
+        return {"in": [self._host.far_index().boxed_echo(thing, number, source)["in"][0]]}
 
 
 class Host:
