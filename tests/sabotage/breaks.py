@@ -537,8 +537,8 @@ BREAKS = [
         "a promise that two callers share is cancelled with the first",
         "_session.py",
         "            if not link.has_dependents():\n"
-        "                link.session.cancel(link)\n            cell.reject",
-        "            link.session.cancel(link)\n            cell.reject",
+        "                link.session.cancel(link)\n            if why is None",
+        "            link.session.cancel(link)\n            if why is None",
         ("cancel::what_two_callers_share_is_cancelled_with_the_second",),
     ),
     Break(
