@@ -587,14 +587,21 @@ def test_a_note_left_while_notes_are_drained_is_drained_too(wire: Wire) -> None:
     del third
 
 
-def test_a_handler_that_raises_releases_what_it_was_given(wire: Wire) -> None:
+@pytest.mark.parametrize("kind", ["plain", "with keywords", "async"])
+def test_a_handler_that_raises_releases_what_it_was_given(wire: Wire, kind: str) -> None:
     """K3, G1"""
 
     def fail(callback: Any) -> None:
         raise KeyError("no")
 
-    near, _far = wire.link(far_index=fail)
+    async def fail_later(callback: Any) -> None:
+        raise KeyError("no")
+
+    near, _far = wire.link(far_index={"fail": fail_later if kind == "async" else fail})
     with pytest.raises(RemoteError):
-        near.get(near.index(lambda: None))
+        if kind == "with keywords":
+            near.get(near.index.fail(callback=lambda: None))
+        else:
+            near.get(near.index.fail(lambda: None))
     wire.run()
     assert exported(near) == {}
