@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import inspect
 import logging
+import math
 import secrets
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ._cap_ids import CapId, Unknown, at_random, of_name, parse
 from ._holders import Holder, holders
@@ -176,20 +178,21 @@ class Shares:
         self._lock = threading.RLock()  # what is let go may run a user's hook, which may share
         self._shared: dict[bytes, tuple[CapId, Any, float | None]] = {}
         self._ends: list[tuple[float, bytes]] = []
+        # When the timer of each event loop runs out, which may have ended since.
+        self._wakes_at: WeakKeyDictionary[object, float] = WeakKeyDictionary()
 
     def add(self, value: Any, ttl: float | None) -> CapId:
         """A new cap_id for a value; `ttl` in seconds."""
         self._drop_expired()
         cap_id = at_random()
         place = parse(cap_id).place
-        end = None if ttl is None else time.monotonic() + ttl
+        end = None if ttl is None else time.monotonic() + min(ttl, _NEVER)
         _hold(value, (self, place))
         with self._lock:
             self._shared[place] = cap_id, value, end
             if end is not None:
                 heapq.heappush(self._ends, (end, place))
-        if ttl is not None:
-            _call_later(ttl, self._drop_expired)
+                self._set_timer()
         return cap_id
 
     def find(self, cap_id: str) -> Any:
@@ -231,11 +234,47 @@ class Shares:
         for place in over:
             self._remove(place)
 
+    def _set_timer(self) -> None:
+        """One for each event loop, for the first end. Without a loop, who comes next looks."""
+        loop = _running_loop()
+        with self._lock:
+            if loop is None or not self._ends:
+                return
+            at = self._ends[0][0]
+            if at < self._wakes_at.get(loop, math.inf):
+                self._wakes_at[loop] = at
+                seconds = max(at - time.monotonic(), 0.0)
+                _call_later(min(seconds, _LONGEST_TIMER), partial(self._time_is_up, at))
 
-def _call_later(seconds: float, run: Callable[[], None]) -> None:
-    """Call it in the event loop that runs here; without one, who comes next does it."""
+    def _time_is_up(self, at: float) -> None:
+        loop = _running_loop()
+        if loop is not None and self._wakes_at.get(loop) == at:  # else another timer is set
+            del self._wakes_at[loop]
+        self._drop_expired()
+        self._set_timer()  # a loop may also wake us early
+
+
+_NEVER = 1e10  # seconds, that is 300 years
+_LONGEST_TIMER = 24 * 3600.0  # what every loop can do
+
+
+def _running_loop() -> object | None:
+    from .driver.anyio import in_trio
+
+    if in_trio():
+        import trio
+
+        return trio.lowlevel.current_trio_token()
     import asyncio
 
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _call_later(seconds: float, run: Callable[[], None]) -> None:
+    """Call it in the event loop that runs here."""
     from .driver.anyio import in_trio, start_background
 
     if in_trio():
@@ -247,8 +286,9 @@ def _call_later(seconds: float, run: Callable[[], None]) -> None:
             run()
 
         start_background(wait)
-        return
-    with contextlib.suppress(RuntimeError):
+    else:
+        import asyncio
+
         asyncio.get_running_loop().call_later(seconds, run)
 
 

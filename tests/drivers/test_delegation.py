@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
 import capnode_py as capnode
-from capnode_py import Capnode, Target
+from capnode_py import Capnode, Target, _lasting
 
 HOST = [sys.executable, str(Path(__file__).parent / "children" / "lasting.py")]
 
@@ -132,6 +134,32 @@ async def test_a_share_is_let_go_when_its_time_is_over(driver):
     capnode.share(Shared(), ttl=0.001)
     await gone.wait()
     assert log == ["gone"]
+
+
+async def test_a_timer_that_wakes_early_is_set_again(driver, monkeypatch):
+    """uvloop's may, by a millisecond."""
+    gone = anyio.Event()
+    runs: list[Any] = []
+
+    class Shared(Target):
+        def _released(self) -> None:
+            gone.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_lasting, "_call_later", lambda _seconds, run: runs.append(run))
+        capnode.share(Shared(), ttl=0.02)
+    (run,) = runs
+    run()
+    await gone.wait()
+
+
+async def test_many_shares_need_one_timer(driver, monkeypatch):
+    timers: list[float] = []
+    monkeypatch.setattr(_lasting, "_call_later", lambda seconds, _run: timers.append(seconds))
+    cap_ids = [capnode.share(print, ttl=ttl) for ttl in (10**400, math.inf, *range(60, 160))]
+    assert len(timers) == 2
+    for cap_id in cap_ids:
+        capnode.unshare(cap_id)
 
 
 async def test_an_async_hook_of_what_was_registered_runs_in_the_event_loop(driver):
