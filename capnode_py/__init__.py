@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from ._lasting import MethodRegistry, share, unshare
     from ._leaks import trace_references
     from ._membrane import attenuate, revocable
-    from ._peer import Peer
+    from ._peer import Peer, Watch
     from ._remote import Remote, Serializer, cap_wrap, stream_from_remote
     from ._spawn import spawn
     from ._stdio import serve_stdio, stdio
@@ -87,6 +87,7 @@ _LAZY = {
     "Peer": "_peer",
     "Remote": "_remote",
     "Serializer": "_remote",
+    "Watch": "_peer",
     "attach": "_doors",
     "attenuate": "_membrane",
     "cap_wrap": "_remote",
@@ -146,6 +147,7 @@ __all__ = [
     "Serializer",
     "Stub",
     "Target",
+    "Watch",
     "attach",
     "attenuate",
     "by_copy",

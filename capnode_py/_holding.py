@@ -105,13 +105,13 @@ class Holding:
         """
         if stub._id == GIVEN_UP:
             raise Released("this stub was given up here, and cannot break any more")
+        cell = None
         if stub._id > 0 and stub._broken is None:
             # It stands on a question, of which no break is told: watch the object itself.
             cell = self._session.outgoing.call(stub._id, (), None, None)
-            stub._keep(cell)
             cell.pull()
             cell.watch(partial(_watch_answer, weakref.ref(stub)))
-        stub._keep(owner)
+        stub._keep(owner, cell)
         stub._watch(owner, tell)
 
 

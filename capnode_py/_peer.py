@@ -7,10 +7,10 @@ import inspect
 import os
 import secrets
 import sys
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 
@@ -152,12 +152,14 @@ class AnyPeer:
         timed = Timed(driver, driver.deadlines, timeout)
         return cast(T, timed.limited(_plain(target)))
 
-    def on_broken(self, stub: Any, function: Callable[[BaseException], Any], /) -> None:
+    def on_broken(self, stub: Any, function: Callable[[BaseException], Any], /) -> Watch:
         """Call ``function(error)`` once, when `stub` is broken: it was revoked over there, or the
         connection has ended. No call is needed to learn of it. If it is broken already, soon.
 
         It is not called for a stub that was given up before, by `dealloc` or because nobody held
         it any more.
+
+        What is returned has a method `cancel`: then the function is not called, nor held.
 
         Args:
             function: a `def` or an ``async def``; it runs in the event loop of this peer.
@@ -172,8 +174,9 @@ class AnyPeer:
             raise TypeError(f"on_broken() takes a stub of this peer, not {stub!r}{instead}")
         if not callable(function):
             raise TypeError(f"on_broken() takes a function of the error, not {function!r}")
-        told = partial(self._driver.tell, function)
-        self._driver.bring(lambda: self._session.on_broken(stub, told, _tell))
+        watch = Watch(self._driver, stub, function)
+        self._driver.bring(lambda: self._session.on_broken(stub, watch, Watch._tell))
+        return watch
 
     def submit(self, target: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call `target` from any thread: ``peer.submit(peer.index.add, 1, 2).result()``.
@@ -280,9 +283,38 @@ def _plain(target: Any) -> Any:
     return target._session.plain(target) if isinstance(target, Stub) else target
 
 
-def _tell(told: Callable[[BaseException], None], error: BaseException) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop itself is ending
-        told(again(error))
+class Watch:
+    """What `Peer.on_broken` gives."""
+
+    __slots__ = ("__weakref__", "_driver", "_function", "_stub")
+
+    def __init__(
+        self, driver: Driver, stub: Stub, function: Callable[[BaseException], Any]
+    ) -> None:
+        self._driver = driver
+        self._stub = weakref.ref(stub)
+        self._function: Callable[[BaseException], Any] | None = function
+
+    def __repr__(self) -> str:
+        what = "cancelled" if self._function is None else repr(self._function)
+        return f"<Watch: {what}>"
+
+    def cancel(self) -> None:
+        """Do not call the function, and let go of it, unless it has been called already. In any
+        thread, and twice.
+        """
+        self._function = None
+        stub = self._stub()
+        if stub is not None:
+            stub._unwatch(self)
+
+    def _tell(self, error: BaseException) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop itself is ending
+            self._driver.tell(self._run, again(error))
+
+    def _run(self, error: BaseException) -> Any:
+        function = self._function
+        return None if function is None else function(error)
 
 
 def place_of(own: Session, target: Any, method: str) -> tuple[Stub | Cell, Path]:

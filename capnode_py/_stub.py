@@ -65,11 +65,18 @@ class Breakable:
                 return  # the last: it has broken in between, in another thread, and tells
         tell(owner, self._fate)  # type: ignore[arg-type]
 
-    def _keep(self, value: object) -> None:
-        """Hold it until this breaks, or is gone."""
+    def _keep(self, owner: object, value: object = None) -> None:
+        """Hold both until this breaks, or is gone, or the owner does not ask any more."""
         fate = self._future()
         if fate is not None:
-            fate.kept.append(value)
+            fate.kept[owner] = value
+
+    def _unwatch(self, owner: object) -> None:
+        """This owner does not ask any more. In any thread."""
+        fate = getattr(self, "_fate", None)
+        if type(fate) is Fate:
+            fate.owners.pop(owner, None)
+            fate.kept.pop(owner, None)
 
     def _forget(self) -> None:
         """It was given up: nobody is told any more, and nothing is held for them."""
@@ -104,13 +111,13 @@ class Breakable:
 
 
 class Fate:
-    """Who asked to be told of a break, each with how, and what is held for them until then."""
+    """Who asked to be told of a break, each with how; and who is held until then, with what."""
 
     __slots__ = ("kept", "owners")
 
     def __init__(self) -> None:
         self.owners: WeakKeyDictionary[Any, Tell] = WeakKeyDictionary()
-        self.kept: list[Any] = []
+        self.kept: dict[Any, Any] = {}
 
 
 class Engine(Protocol):

@@ -856,6 +856,45 @@ def test_who_has_given_the_stub_up_is_not_told(wire: Wire) -> None:
     assert told.errors == []
 
 
+def test_who_has_cancelled_is_not_told(wire: Wire) -> None:
+    near, _, _, revoke = lend_to(wire)
+    stub = near.get(near.index.get())
+    told, other = Watched(), Watched()
+    held = weakref.ref(told)
+    watch = near.peer.on_broken(stub, told)
+    near.peer.on_broken(stub, other)
+    watch.cancel()
+    watch.cancel()
+    assert repr(watch) == "<Watch: cancelled>"
+    del told
+    assert held() is None  # nothing keeps the function
+    revoke("enough")
+    wire.run()
+    assert other.reasons == ["enough"]
+    near.peer.on_broken(stub, other).cancel()  # it is broken, and he is to be told soon
+    wire.run()
+    assert other.reasons == ["enough"]
+
+
+def test_nothing_is_held_for_who_has_cancelled(wire: Wire) -> None:
+    """To watch what was reconstructed takes a call, whose answer holds the object."""
+    box = Box()
+    host = capnode.Capnode({"get": lambda: box})
+    near, _ = wire.link(far_index=host, names=("near", "host"))
+    other, far = wire.link(far_index=host, names=("other", "the host"))
+    stub = near.get(near.index.get())
+    again = other.peer.reconstruct(stub.cap_id)
+    wire.run()
+    before = other.peer.stats().imports
+    watch = other.peer.on_broken(again, print)
+    wire.run()
+    assert other.peer.stats().imports > before
+    watch.cancel()
+    wire.run()
+    assert other.peer.stats().imports == before
+    assert far.session.error is None
+
+
 def test_to_ask_does_not_keep_the_stub(wire: Wire) -> None:
     near, _, facade, _ = lend_to(wire)
     stub = near.get(near.index.get())
