@@ -296,17 +296,17 @@ class Terms:
         if type(result) is CoroutineType or (
             hasattr(type(result), "__await__") and not isinstance(result, FAR)
         ):
-            return self._awaited(result, back)
+            awaited: Any = self._awaited(_Handed(result), back)
+            awaited.__qualname__ = getattr(result, "__qualname__", awaited.__qualname__)
+            return awaited
         self.check()
         return result if back is None else back(result)
 
-    async def _awaited(self, awaitable: Awaitable[Any], back: Back | None) -> Any:
-        if self.error is not None and isinstance(awaitable, CoroutineType):
-            awaitable.close()
+    async def _awaited(self, handed: _Handed, back: Back | None) -> Any:
         self.check()
         try:
             with self._until_revoked():
-                value = await awaitable
+                value = await handed.take()
         except Exception as error:
             self.check(error)
             raise
@@ -352,6 +352,25 @@ class Terms:
         if self.error is not None:
             outcome.give_up(self.error)
         return Promise(session, outcome, ())
+
+
+class _Handed:
+    """What a coroutine is to await, when it begins. If it never does, nobody else closes that."""
+
+    __slots__ = ("_awaitable",)
+
+    def __init__(self, awaitable: Awaitable[Any]) -> None:
+        self._awaitable: Awaitable[Any] | None = awaitable
+
+    def take(self) -> Awaitable[Any]:
+        awaitable, self._awaitable = self._awaitable, None
+        if awaitable is None:
+            raise RuntimeError("it was awaited already")
+        return awaitable
+
+    def __del__(self) -> None:
+        if type(self._awaitable) is CoroutineType:
+            self._awaitable.close()
 
 
 def _cancel(soon: Callable[[Callable[[], object]], object], scope: Any) -> None:

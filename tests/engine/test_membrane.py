@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -364,6 +365,35 @@ def test_a_call_that_is_under_way_fails_with_the_reason(wire: Wire) -> None:
             task.result()
     assert far.stopped == ["slow"]
     far.session.fail(far.held.pop(), TimeoutError("cancelled"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_does_not_begin_behind_a_facade_is_closed(wire: Wire) -> None:
+    """A coroutine that nobody awaits would be warned of."""
+    began: list[str] = []
+
+    class Late(Target):
+        async def late(self) -> None:
+            began.append("late")
+
+    facade, revoke = capnode.revocable(Late())
+    near, far = wire.link(far_index=facade)
+    far.eager = False
+    task = near.spawn(near.index.late())
+    near.flush()
+    far.received(far.inbox.popleft().data)  # it is there, and its task has not begun
+    task.cancel()
+    wire.run()
+    unbegun = facade.late()
+    assert unbegun.__qualname__.endswith("Late.late")  # which a warning would name
+    unbegun.close()
+    unbegun = facade.late()
+    revoke("enough")
+    with pytest.raises(Revoked):
+        unbegun.send(None)
+    del unbegun
+    gc.collect()
+    assert began == []
 
 
 def test_a_cancelled_call_is_cancelled_through_the_facade(wire: Wire) -> None:
