@@ -31,6 +31,7 @@ them. The map of the package, in reading order:
 `_peer`          Peer: what you hold of a connection
 `_options`       stubs with a time limit
 `_leaks`         what is still held, of which type, and where it was made
+`_interface`     the far face of a Target's class, for type checkers
 `_remote`        Capnode's own face: Remote, stream_from_remote, cap_wrap
 `_describe`      what a host says of what it offers, for help() and completion
 `_addresses`     the urls of the doors, and the sockets behind them
@@ -70,6 +71,7 @@ from ._stub import Promise, Stub, Target
 if TYPE_CHECKING:
     from . import sync as sync
     from ._doors import Listener, attach, connect, listen, pair
+    from ._interface import interface_of
     from ._lasting import MethodRegistry, share, unshare
     from ._leaks import trace_references
     from ._membrane import attenuate, revocable
@@ -94,6 +96,7 @@ _LAZY = {
     "connect": "_doors",
     "current_peer": "driver._base",
     "in_thread": "driver._base",
+    "interface_of": "_interface",
     "listen": "_doors",
     "pair": "_doors",
     "revocable": "_membrane",
@@ -155,6 +158,7 @@ __all__ = [
     "connect",
     "current_peer",
     "in_thread",
+    "interface_of",
     "listen",
     "pair",
     "revocable",

@@ -1,11 +1,14 @@
-"""The command line: ``capnode demo``, or ``python -m capnode_py demo``."""
+"""The command line: ``capnode demo``, ``capnode stubs``; or ``python -m capnode_py demo``."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import capnode_py as capnode
 
@@ -23,11 +26,56 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Start a child process, and walk through a call, a callback, pipelining, "
         "a crash and the calls per second.",
     )
+    stubs = commands.add_parser(
+        "stubs",
+        help="write the far face of a Target class as Protocols, for interface=",
+        description="Write a Python module with the far face of Target classes as Protocols: "
+        "what peer.index is to type checkers with spawn(..., interface=Class).",
+    )
+    stubs.add_argument("classes", nargs="+", metavar="MODULE:CLASS")
     options = parser.parse_args(argv)
     if options.command is None:
         parser.print_help()
         return 2
+    if options.command == "stubs":
+        return _stubs(options.classes)
+    return _demo()
 
+
+def _stubs(names: list[str]) -> int:
+    from . import _stdio
+
+    sys.path.insert(0, os.getcwd())
+    _stdio._claimed.append(True)  # so that a plugin cannot begin to serve when it is imported
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # what is printed by importing it
+            text = capnode.interface_of(*map(_named, names))
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        print(f"capnode stubs: {error}", file=sys.stderr)
+        if "claimed" in str(error):
+            print(
+                "It serves when it is imported: write if __name__ == '__main__': before its "
+                "serve_stdio()",
+                file=sys.stderr,
+            )
+        return 1
+    finally:
+        _stdio._claimed.pop()
+    print(text, end="")
+    return 0
+
+
+def _named(name: str) -> Any:
+    module, _, path = name.partition(":")
+    if not path:
+        raise ValueError(f"{name!r}: write module:Class, as in capnode stubs plugin:Notes")
+    found: Any = import_module(module)
+    for step in path.split("."):
+        found = getattr(found, step)
+    return found
+
+
+def _demo() -> int:
     from ._demo import run  # it loads the event loop, which --help does not need
 
     try:

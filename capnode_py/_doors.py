@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.abc
@@ -20,7 +20,7 @@ from ._addresses import Address, Bound, bind, new_socket, parse, send_at_once
 from ._capnode import Capnode, Index
 from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
-from ._peer import Peer, Settings, make_peer, make_settings
+from ._peer import I_co, Interface, Peer, Settings, check_interface, make_peer, make_settings
 from .driver.anyio import start_background
 
 logger = logging.getLogger("capnode_py.doors")
@@ -32,6 +32,12 @@ class Closable(Protocol):
 
 C = TypeVar("C", bound=Closable)
 P = TypeVar("P", bound=Peer)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as DefaultingTypeVar
+
+    J_co = DefaultingTypeVar("J_co", covariant=True, default=Any)
+else:  # see _stub.py
+    J_co = TypeVar("J_co", covariant=True)
 
 
 class Door(Generic[C]):
@@ -78,7 +84,8 @@ def connect(
     nickname: str = "",
     tracebacks: bool = False,
     allow_remote: bool = False,
-) -> Door[Peer]:
+    interface: Interface[I_co] = None,
+) -> Door[Peer[I_co]]:
     """Connect to a peer that listens.
 
     Args:
@@ -88,6 +95,8 @@ def connect(
         nickname: names the other side in errors and logs.
         tracebacks: send the tracebacks of our handlers' errors to the other side.
         allow_remote: let ``tcp:`` leave this machine. Nothing is encrypted or authenticated.
+        interface: what `Peer.index` is to type checkers and editors: a Protocol, or the `Target`
+            class of the other side.
 
     Raises:
         ValueError, TypeError: for the arguments.
@@ -95,9 +104,10 @@ def connect(
         PeerLost, ProtocolError: there was no hello.
     """
     address = parse(url, allow_remote=allow_remote)
+    check_interface(interface)
     settings = make_settings(index, host, dialect, limits, nickname or url, tracebacks=tracebacks)
 
-    async def enter() -> Peer:
+    async def enter() -> Peer[I_co]:
         sock = await _connected(address)
         fd = sock.detach()
         return await opened(make_peer(Peer, (fd, fd), settings))
@@ -150,18 +160,20 @@ def attach(
     limits: Limits | None = None,
     nickname: str = "",
     tracebacks: bool = False,
-) -> Door[Peer]:
+    interface: Interface[I_co] = None,
+) -> Door[Peer[I_co]]:
     """A peer on a stream that is there already; it is the peer's from then on.
 
     Args:
         stream: an `anyio.abc.ByteStream`, a connected `socket.socket`, or a pair of
             `asyncio.StreamReader` and `asyncio.StreamWriter`.
-        index, host, limits, nickname, tracebacks: as for `connect`.
+        index, host, limits, nickname, tracebacks, interface: as for `connect`.
 
     Raises:
         TypeError: it is none of these.
         PeerLost, ProtocolError: there was no hello.
     """
+    check_interface(interface)
     settings = make_settings(index, host, dialect, limits, nickname, tracebacks=tracebacks)
     if (
         not isinstance(stream, socket.socket)
@@ -173,7 +185,7 @@ def attach(
             f"{type(stream).__name__}"
         )
 
-    async def enter() -> Peer:
+    async def enter() -> Peer[I_co]:
         if isinstance(stream, socket.socket):
             fd = stream.detach()
             return await opened(make_peer(Peer, (fd, fd), settings))
@@ -190,22 +202,29 @@ def pair(
     *,
     limits: Limits | None = None,
     far_limits: Limits | None = None,
-) -> Door[Pair]:
+    interface: Interface[I_co] = None,
+    far_interface: Interface[J_co] = None,
+) -> Door[Pair[I_co, J_co]]:
     """Two peers joined in memory, for tests and for parts of one program.
 
     Args:
         index: what the first one offers, `far_index` the second.
         limits, far_limits: likewise.
+        interface: what the first one's `Peer.index` is to type checkers, `far_interface` the
+            second's; see `connect`.
 
     Returns:
         A `Pair`, which unpacks: ``async with pair(far_index=api) as (near, far):``
     """
+    check_interface(interface)
+    check_interface(far_interface)
     near_settings = make_settings(index, None, "cbor", limits, "far", tracebacks=True)
     far_settings = make_settings(far_index, None, "cbor", far_limits, "near", tracebacks=True)
 
-    async def enter() -> Pair:
+    async def enter() -> Pair[I_co, J_co]:
         one, other = memory_streams()
-        near, far = make_peer(Peer, one, near_settings), make_peer(Peer, other, far_settings)
+        near: Peer[I_co] = make_peer(Peer, one, near_settings)
+        far: Peer[J_co] = make_peer(Peer, other, far_settings)
         try:
             await opened(near)
             await opened(far)
@@ -218,12 +237,12 @@ def pair(
     return Door(enter)
 
 
-class Pair(tuple[Peer, Peer]):
+class Pair(tuple[Peer[I_co], Peer[J_co]], Generic[I_co, J_co]):
     """The two ends of `pair`."""
 
     __slots__ = ()
 
-    def __new__(cls, near: Peer, far: Peer) -> Pair:
+    def __new__(cls, near: Peer[I_co], far: Peer[J_co]) -> Pair[I_co, J_co]:
         return tuple.__new__(cls, (near, far))
 
     async def aclose(self) -> None:

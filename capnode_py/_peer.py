@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, cast
 
 from ._capnode import Capnode, checked_index
 from ._cell import Cell
@@ -25,8 +25,16 @@ from .codec.cbor import CborCodec
 from .driver._base import Driver
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar as DefaultingTypeVar
+
     from .driver.anyio import Stream
 
+    I_co = DefaultingTypeVar("I_co", covariant=True, default=Any)
+else:  # see _stub.py
+    I_co = TypeVar("I_co", covariant=True)
+
+Interface: TypeAlias = "Callable[..., I_co] | None"
+"""What a door takes as ``interface=``: a class. Written so, since ``type[I]`` takes no Protocol."""
 
 T = TypeVar("T")
 
@@ -56,7 +64,7 @@ class Stats:
     unsent_bytes: int
 
 
-class AnyPeer:
+class AnyPeer(Generic[I_co]):
     """What a peer is, whether its caller awaits or blocks.
 
     Attributes:
@@ -81,9 +89,12 @@ class AnyPeer:
         return self._nickname or (self.info.application if self.info else "")
 
     @property
-    def index(self) -> Any:
-        """The stub of the other side's index: ``await peer.index.add(1, 2)``."""
-        return self._session.index
+    def index(self) -> I_co:
+        """The stub of the other side's index: ``await peer.index.add(1, 2)``.
+
+        To type checkers it is what the door was given as ``interface=``, or Any.
+        """
+        return cast(I_co, self._session.index)
 
     @property
     def info(self) -> Hello | None:
@@ -218,8 +229,10 @@ class AnyPeer:
         return "\n".join(leak_report(self._session))
 
 
-class Peer(AnyPeer):
+class Peer(AnyPeer[I_co]):
     """One connection of a host. The doors make it: `spawn`, `connect`, `listen`, `stdio`, ...
+
+    ``Peer[Api]`` is for annotations: its `index` looks like an ``Api``.
 
     Attributes:
         nickname: names the other side in errors and logs.
@@ -399,6 +412,14 @@ def make_settings(
         takes_junk=takes_junk,
         index_for=index_for,
     )
+
+
+def check_interface(interface: Any) -> None:
+    """A door does no more with it: it is for type checkers and editors."""
+    if interface is not None and not isinstance(interface, type):
+        raise TypeError(
+            f"interface= takes a class, a Protocol or the other side's Target, not {interface!r}"
+        )
 
 
 def application_name() -> str:

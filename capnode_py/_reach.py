@@ -319,6 +319,21 @@ def by_copy(cls: type[T]) -> type[T]:
     return cls
 
 
+def is_copied(cls: type) -> bool:
+    """Do instances of this class pass by copy?"""
+    return cls in _copied
+
+
+def is_method(member: Any) -> bool:
+    """Is this, in the `__dict__` of a Target's class, a method?"""
+    return isinstance(member, _METHODS)
+
+
+def is_property(member: Any) -> bool:
+    """Likewise, a property?"""
+    return isinstance(member, _PROPERTIES)
+
+
 def copied(value: Any) -> Any:
     """The plain data that stands for `value`, or `value` itself if its class is not `by_copy`."""
     copy = _copied.get(type(value))

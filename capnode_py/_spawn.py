@@ -14,7 +14,7 @@ from ._child import Child, checked_command, name_of, start
 from ._doors import Door, opened
 from ._errors import CapnodeError
 from ._limits import Limits
-from ._peer import Peer, make_peer, make_settings
+from ._peer import I_co, Interface, Peer, check_interface, make_peer, make_settings
 from .driver.anyio import DescriptorStream, start_background
 
 
@@ -29,7 +29,8 @@ def spawn(
     tracebacks: bool = True,
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
-) -> Door[SpawnedPeer]:
+    interface: Interface[I_co] = None,
+) -> Door[SpawnedPeer[I_co]]:
     """Start a child process that serves its stdin and stdout (`serve_stdio`), and be its peer.
 
     The child gets a session and process group of its own. What it writes to stderr is forwarded to
@@ -43,6 +44,8 @@ def spawn(
         tracebacks: send the tracebacks of our handlers' errors to the child.
         cwd: the child's working directory.
         env: added to our environment for the child.
+        interface: what `Peer.index` is to type checkers and editors: a Protocol, or the child's
+            `Target` class.
 
     Raises:
         TypeError: argv is a str.
@@ -50,6 +53,7 @@ def spawn(
         PeerDied, PeerLost, ProtocolError: there was no hello.
     """
     command = checked_command(argv)
+    check_interface(interface)
     settings = make_settings(
         index,
         host,
@@ -60,9 +64,9 @@ def spawn(
         takes_junk=True,
     )
 
-    async def enter() -> SpawnedPeer:
+    async def enter() -> SpawnedPeer[I_co]:
         fd, process, stderr = start(command, cwd, env)
-        peer = make_peer(SpawnedPeer, (fd, fd), settings)
+        peer: SpawnedPeer[I_co] = make_peer(SpawnedPeer, (fd, fd), settings)
         stop_hearing = partial(anyio.notify_closing, stderr)
         child = peer._child = Child(process, command, peer._driver, stop_hearing=stop_hearing)
         peer.pid = process.pid
@@ -77,7 +81,7 @@ def spawn(
     return Door(enter)
 
 
-class SpawnedPeer(Peer):
+class SpawnedPeer(Peer[I_co]):
     """The peer of a child process."""
 
     _child: Child

@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, NoReturn
 from ._capnode import Capnode, Index
 from ._errors import CapnodeError, ProtocolError
 from ._limits import Limits
-from ._peer import Peer, Settings, application_name, make_peer, make_settings
+from ._peer import (
+    I_co,
+    Interface,
+    Peer,
+    Settings,
+    application_name,
+    check_interface,
+    make_peer,
+    make_settings,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -79,8 +88,13 @@ def stdio(
     limits: Limits | None = None,
     nickname: str = "",
     tracebacks: bool = True,
-) -> Door[Peer]:
+    interface: Interface[I_co] = None,
+) -> Door[Peer[I_co]]:
     """The parent process as a peer: `serve_stdio` for a program that has an event loop.
+
+    Args:
+        index, host, limits, nickname, interface: as for `connect`.
+        tracebacks: send the tracebacks of errors to the parent.
 
     Raises:
         RuntimeError: stdin and stdout were claimed before.
@@ -88,9 +102,10 @@ def stdio(
     """
     from ._doors import Door, opened
 
+    check_interface(interface)
     settings = make_settings(index, host, dialect, limits, nickname, tracebacks=tracebacks)
 
-    async def enter() -> Peer:
+    async def enter() -> Peer[I_co]:
         check_not_by_hand()
         return await opened(make_peer(Peer, claim(), settings))
 

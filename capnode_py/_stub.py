@@ -10,11 +10,20 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Generator
-from typing import Any, Final, NoReturn, Protocol, Self, final
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, Self, final
 from weakref import WeakKeyDictionary
 
 from ._cell import STATES, Cell
 from ._messages import Path, Step
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    R_co = TypeVar("R_co", covariant=True, default=Any)
+else:  # typing has no defaults before Python 3.13, and only type checkers ask for this one
+    from typing import TypeVar
+
+    R_co = TypeVar("R_co", covariant=True)
 
 FUNCTIONS = (
     types.FunctionType,
@@ -208,12 +217,14 @@ class Stub(Breakable):
 
 
 @final
-class Promise:
+class Promise(Generic[R_co]):
     """A path on a stub, or the answer of a call.
 
     Await it to read or to get; call through it, before it is here, without waiting; pass it on as
     an argument or a result. It may be awaited any number of times, by any number of tasks; each
     await of a *path* reads anew. Dropping it gives it up, and never cancels the call.
+
+    ``Promise[int]`` is for annotations: it gives an int.
 
     The idea is E's and Cap'n Proto's promise pipelining.
     """
@@ -242,7 +253,7 @@ class Promise:
     def __dir__(self) -> list[str]:
         return _names(self, self._base, self._path)
 
-    def __await__(self) -> Generator[Any, Any, Any]:
+    def __await__(self) -> Generator[Any, Any, R_co]:
         return self._session.wait(self._base, self._path)
 
     def __bool__(self) -> bool:

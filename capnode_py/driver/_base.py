@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from types import CoroutineType, FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from .._cell import REJECTED, Call, Cell
 from .._errors import LocalProtocolError, PeerClosed, PeerLost, Withdrawn, again
@@ -635,7 +635,7 @@ def _work(handler: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         _worker.active = False
 
 
-def wait(promise: Promise, timeout: float | None = None) -> Any:
+def wait(promise: Awaitable[T], timeout: float | None = None) -> T:
     """Block until a promise has its value; for handlers decorated with `in_thread`, and for those
     of a blocking peer.
 
@@ -650,7 +650,7 @@ def wait(promise: Promise, timeout: float | None = None) -> Any:
     driver: Driver = promise._session._driver  # type: ignore[attr-defined]
     if driver.here():
         raise RuntimeError("wait() would block the event loop: write await promise")
-    return driver.block_on(promise, timeout)
+    return cast(T, driver.block_on(cast(Promise, promise), timeout))
 
 
 def current_peer() -> Any:
