@@ -38,6 +38,7 @@ them. The map of the package, in reading order:
 `_child`         a child process on any driver: its start, what became of it, its end
 `_doors`         connect, listen, attach, pair
 `_spawn`         spawn: a child process as a peer
+`_supervise`     a child process that is started again when it dies
 `_stdio`         the child's side: serve_stdio, stdio
 `sync`           the doors for scripts, which block
 ===============  =================================================================================
@@ -58,6 +59,7 @@ from ._errors import (
     PeerClosed,
     PeerDied,
     PeerLost,
+    PeerRestarted,
     ProtocolError,
     Released,
     RemoteError,
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from ._remote import Remote, Serializer, cap_wrap, stream_from_remote
     from ._spawn import spawn
     from ._stdio import serve_stdio, stdio
+    from ._supervise import SupervisedPeer, supervise
     from .driver._base import current_peer, in_thread, wait
 
 __version__ = "0.1.0"
@@ -90,6 +93,7 @@ _LAZY = {
     "Remote": "_remote",
     "Serializer": "_remote",
     "Watch": "_peer",
+    "SupervisedPeer": "_supervise",
     "attach": "_doors",
     "attenuate": "_membrane",
     "cap_wrap": "_remote",
@@ -105,6 +109,7 @@ _LAZY = {
     "spawn": "_spawn",
     "stdio": "_stdio",
     "stream_from_remote": "_remote",
+    "supervise": "_supervise",
     "trace_references": "_leaks",
     "unshare": "_lasting",
     "wait": "driver._base",
@@ -140,6 +145,7 @@ __all__ = [
     "PeerClosed",
     "PeerDied",
     "PeerLost",
+    "PeerRestarted",
     "Promise",
     "ProtocolError",
     "Released",
@@ -149,6 +155,7 @@ __all__ = [
     "Revoked",
     "Serializer",
     "Stub",
+    "SupervisedPeer",
     "Target",
     "Watch",
     "attach",
@@ -167,6 +174,7 @@ __all__ = [
     "spawn",
     "stdio",
     "stream_from_remote",
+    "supervise",
     "trace_references",
     "unshare",
     "wait",

@@ -9,7 +9,8 @@
     ├── RemoteError               a far handler raised; also a ValueError where it was one, ...
     ├── PeerClosed                this side closed the connection
     ├── PeerLost                  it ended under us (also a ConnectionError)
-    │   └── PeerDied              ... because the child process did
+    │   ├── PeerDied              ... because the child process did
+    │   └── PeerRestarted         ... and is started again, as `supervise` was told to
     ├── Released                  the reference was given up on this side
     ├── Revoked                   the reference was taken back by who had lent it
     ├── CannotPass                a value that cannot cross (also a TypeError), raised at the call
@@ -105,6 +106,31 @@ class PeerDied(PeerLost):
 
     def __str__(self) -> str:
         return f"{self.args[0]}, during {self.call}" if self.call else str(self.args[0])
+
+
+class PeerRestarted(PeerLost):
+    """The supervised child died, and is started again. What was pending is not called again:
+    whether it was done, nobody here knows. References of the earlier life are void; take new ones
+    from the index of the new life, after ``await peer.wait_started()``.
+
+    Attributes:
+        death: why the life has ended, most often a `PeerDied`.
+        call: the call it hit, as text; None for the others.
+    """
+
+    __module__ = "capnode_py"
+
+    def __init__(self, message: str, *, death: BaseException, call: str | None = None) -> None:
+        super().__init__(message)
+        self.death = death
+        self.call = call
+
+    def __str__(self) -> str:
+        during = f", during {self.call}" if self.call else ""
+        return (
+            f"{self.args[0]}{during}; it is started again, and what it held is gone: "
+            "await peer.wait_started(), and begin at peer.index"
+        )
 
 
 class Released(CapnodeError):
@@ -305,8 +331,8 @@ def _indented(text: str) -> str:
 
 
 def during(error: BaseException, path: Sequence[str | int]) -> BaseException:
-    """`error`, as the call of `path` is to see it: a `PeerDied` names the call that it hit."""
-    if isinstance(error, PeerDied):
+    """`error`, as the call of `path` is to see it: a child's death names the call that it hit."""
+    if isinstance(error, (PeerDied, PeerRestarted)):
         hit = again(error)
         hit.call = ".".join(map(str, path)) or "a function"  # type: ignore[attr-defined]
         return hit

@@ -335,6 +335,7 @@ def place_of(own: Session, target: Any, method: str) -> tuple[Stub | Cell, Path]
 
     Raises:
         TypeError: it is not far, or not on this connection.
+        PeerClosed, PeerLost: its own connection is over.
     """
     base: Any
     path: Path = ()
@@ -349,6 +350,8 @@ def place_of(own: Session, target: Any, method: str) -> tuple[Stub | Cell, Path]
         )
     session = base._session if isinstance(base, Stub) else base.session
     if session is not own:
+        if session.error is not None:  # of an earlier life of a child, most often
+            raise again(session.error)
         raise TypeError(
             f"peer.{method}() takes what is on its own connection, and {target!r} is on another"
         )

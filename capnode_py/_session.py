@@ -119,6 +119,7 @@ class Session:
         imports, exports: the two tables.
         index: the stub of the other side's index.
         error: why the session is over; None while it is not.
+        ends_as: what those are told who wait when it ends; None: the cause itself.
         remote: the other side's hello, once it has come.
         unsent: bytes that the driver has taken from `flush` and not yet written; it keeps this.
         said_bye: no more calls from us.
@@ -152,6 +153,7 @@ class Session:
         self.index = Stub(self, 0)
         self.imports.pin(self.index)
         self.error: BaseException | None = None
+        self.ends_as: Callable[[BaseException], BaseException] | None = None
         self.remote: Hello | None = None
         self.said_bye = False
         self.unsent = 0
@@ -626,6 +628,8 @@ class Session:
         the `last` message, if there is one."""
         if self.error is not None:
             return
+        if self.ends_as is not None:
+            error = self.ends_as(error)
         self.error = error
         self.unsent = 0
         for held in self.imports.clear():

@@ -598,10 +598,11 @@ def test_a_handler_that_raises_releases_what_it_was_given(wire: Wire, kind: str)
         raise KeyError("no")
 
     near, _far = wire.link(far_index={"fail": fail_later if kind == "async" else fail})
+    args, kwargs = ([], {"callback": lambda: None}) if kind == "with keywords" else ([print], {})
+    promise = near.index.fail(*args, **kwargs)
+    args.clear()
+    kwargs.clear()
     with pytest.raises(RemoteError):
-        if kind == "with keywords":
-            near.get(near.index.fail(callback=lambda: None))
-        else:
-            near.get(near.index.fail(lambda: None))
+        near.get(promise)
     wire.run()
     assert exported(near) == {}
