@@ -14,7 +14,9 @@ from . import _tables
 from ._cell import STATES, Answer, Call, Cell
 from ._incoming import Incoming
 from ._messages import CALL, PUSH, RESOLVE, SEND
+from ._reach import Facade
 from ._session import Session
+from ._stub import Stub
 from ._tables import Export, ExportTable, Import, ImportTable
 
 _PACKAGE: Final = os.path.dirname(__file__) + os.sep
@@ -55,7 +57,8 @@ def _import(id: int, entry: Import) -> str:
     if isinstance(held, Cell):
         path = ".".join(map(str, held.path))
         return f"question {id}: {path or 'a call'}, {STATES[held.state]}"
-    return f"import {id}: {held!r}, received {entry.received} x"
+    what = "dropped, to be released" if held is None else repr(held)
+    return f"import {id}: {what}, received {entry.received} x"
 
 
 def _export(entry: Export | Answer) -> str:
@@ -69,7 +72,9 @@ def _export(entry: Export | Answer) -> str:
 
 
 def _type(value: Any) -> str:
-    """A value by its type; a function by its name."""
+    """A value by its type; a function by its name; what stands for something else by that."""
+    if type(value) is Stub or isinstance(value, Facade):
+        return repr(value)
     name = getattr(type(value), "__qualname__", "?")
     what = getattr(value, "__qualname__", None) if callable(value) else None
     return f"{name} {what}" if isinstance(what, str) else name

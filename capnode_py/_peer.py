@@ -19,6 +19,7 @@ from ._cell import Cell
 from ._errors import CapnodeError, PeerClosed, again
 from ._limits import Limits
 from ._messages import Hello, Path
+from ._reach import Facade
 from ._session import VERSIONS, Session
 from ._stub import Promise, Stub
 from .codec.cbor import CborCodec
@@ -181,6 +182,7 @@ class AnyPeer(Generic[I_co]):
         """
         stub = _plain(stub)
         if type(stub) is not Stub or stub._session is not self._session:
+            _refuse_facade(stub, "on_broken()")
             instead = ": await it first" if isinstance(stub, Promise) else ""
             raise TypeError(f"on_broken() takes a stub of this peer, not {stub!r}{instead}")
         if not callable(function):
@@ -296,6 +298,14 @@ def _plain(target: Any) -> Any:
     return target._session.plain(target) if isinstance(target, Stub) else target
 
 
+def _refuse_facade(target: Any, method: str) -> None:
+    if isinstance(target, Facade):
+        raise TypeError(
+            f"{method} takes what is on its connection, not a facade, which is here: give the stub "
+            "that it stands for; or, for a call, write facade.method(...)"
+        )
+
+
 class Watch:
     """What `Peer.on_broken` gives."""
 
@@ -344,6 +354,7 @@ def place_of(own: Session, target: Any, method: str) -> tuple[Stub | Cell, Path]
     elif isinstance(target, Promise):
         base, path = _plain(target._base), target._path
     else:
+        _refuse_facade(target, f"peer.{method}()")
         raise TypeError(
             f"peer.{method}() takes something far, as in peer.{method}(peer.index."
             f"{_EXAMPLES[method]}, not a value of type {type(target).__name__}"

@@ -1015,6 +1015,19 @@ def test_only_stubs_of_this_peer_can_break(wire: Wire) -> None:
         near.peer.on_broken(near.index, "print")
 
 
+def test_what_a_peer_says_of_a_facade_tells_what_to_write(wire: Wire) -> None:
+    near, _ = wire.link(far_index=Box())
+    for facade in (capnode.revocable(near.index)[0], capnode.revocable(Box())[0]):
+        calls: list[Callable[[], Any]] = [
+            lambda facade=facade: near.peer.notify(facade),  # type: ignore[misc]
+            lambda facade=facade: near.peer.with_options(facade, timeout=1),  # type: ignore[misc]
+            lambda facade=facade: near.peer.on_broken(facade, print),  # type: ignore[misc]
+        ]
+        for call in calls:
+            with pytest.raises(TypeError, match=r"not a facade, .*give the stub"):
+                call()
+
+
 def test_a_dialect_without_breaks_is_told_by_its_calls_only(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import capnode_py as capnode
 from capnode_py import CannotPass, RemoteError, Target
 from capnode_py._messages import Mine, Promised
 from capnode_py.testing import FakeDriver, Fence, Wire
@@ -347,3 +348,26 @@ def test_thousands_of_calls_with_a_callback_each_leave_nothing(wire: Wire) -> No
     assert len(gc.get_objects()) - before < 100
     assert near.session.imports.last_question == 2200
     assert far.session.exports.last_answer == 2200
+
+
+def test_the_leak_report_names_what_is_dropped_and_not_released_yet(wire: Wire) -> None:
+    near, _ = wire.link(far_index=lambda: print)
+    stub = near.get(near.index())
+    wire.run()
+    del stub
+    assert near.peer.leak_report() == "import -1: dropped, to be released, received 1 x"
+
+
+def test_the_leak_report_names_what_stands_for_something_else_by_that(wire: Wire) -> None:
+    kept: list[Any] = []
+    near, _ = wire.link(far_index=kept.append)
+    other, _ = wire.link(names=("other", "its peer"))
+    facade, _revoke = capnode.revocable(other.index)
+    near.get(near.index(other.index))
+    near.get(near.index(facade))
+    wire.run()
+    assert near.peer.leak_report().splitlines() == [
+        f"export -1: {other.index!r}, sent 1 x",
+        f"export -2: <Facade of {other.index!r}>, sent 1 x",
+    ]
+    kept.clear()
