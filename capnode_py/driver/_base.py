@@ -370,11 +370,15 @@ class Driver:
         if self.here():
             return run()
         if not getattr(_worker, "active", False):
+            self.check_loop()
             raise RuntimeError(
                 "this stub belongs to a connection in another thread or event loop: write "
                 "peer.submit(stub.method, *args).result(), or @capnode.in_thread on the handler"
             )
         return self.across(run).result()
+
+    def check_loop(self) -> None:
+        """Raises `PeerClosed` if the loop is gone."""
 
     def ask(self, make: Callable[[], Promise]) -> Any:
         """A call that a user makes; `make()` makes it here. Gives what the caller is to get: a

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from .._cell import Call, Cell
+from .._errors import PeerClosed
 from ._descriptor import DescriptorDriver
 
 _EAGER = sys.version_info >= (3, 12)
@@ -40,6 +41,10 @@ class AsyncioDriver(DescriptorDriver):
 
     def here(self) -> bool:
         return asyncio._get_running_loop() is self._loop
+
+    def check_loop(self) -> None:
+        if self._loop.is_closed():
+            raise PeerClosed("the event loop of this connection has ended")
 
     def make_event(self) -> asyncio.Event:
         return asyncio.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import socket
@@ -749,3 +750,18 @@ async def test_a_stream_that_fails_to_close_is_logged_and_closed_all_the_same(
         await anyio.lowlevel.checkpoint()
     assert f"{fails} is broken" in caplog.text
     await anyio.lowlevel.checkpoint()
+
+
+def test_a_call_when_the_event_loop_is_gone_says_so():
+    async def main() -> Any:
+        one, other = socket.socketpair()
+        near, far = await asyncio.gather(capnode.attach(one), capnode.attach(other, index=len))
+        await near.aclose()
+        await far.wait_closed()
+        return near
+
+    near = asyncio.run(main())
+    stub = near.index
+    for call in (lambda: stub([1]), lambda: near.notify(stub, [1]), lambda: near.reconstruct("")):
+        with pytest.raises(capnode.PeerClosed, match="the event loop of this connection has ended"):
+            call()
