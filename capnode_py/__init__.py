@@ -37,6 +37,7 @@ them. The map of the package, in reading order:
 `_addresses`     the urls of the doors, and the sockets behind them
 `_child`         a child process on any driver: its start, what became of it, its end
 `_doors`         connect, listen, attach, pair
+`_logs`          log records of one program in the logging of another
 `_spawn`         spawn: a child process as a peer
 `_supervise`     a child process that is started again when it dies
 `_stdio`         the child's side: serve_stdio, stdio
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from ._interface import interface_of
     from ._lasting import MethodRegistry, share, unshare
     from ._leaks import trace_references
+    from ._logs import forward_logs, log_receiver
     from ._membrane import attenuate, revocable
     from ._peer import Peer, Watch
     from ._remote import Remote, Serializer, cap_wrap, stream_from_remote
@@ -99,9 +101,11 @@ _LAZY = {
     "cap_wrap": "_remote",
     "connect": "_doors",
     "current_peer": "driver._base",
+    "forward_logs": "_logs",
     "in_thread": "driver._base",
     "interface_of": "_interface",
     "listen": "_doors",
+    "log_receiver": "_logs",
     "pair": "_doors",
     "revocable": "_membrane",
     "serve_stdio": "_stdio",
@@ -164,9 +168,11 @@ __all__ = [
     "cap_wrap",
     "connect",
     "current_peer",
+    "forward_logs",
     "in_thread",
     "interface_of",
     "listen",
+    "log_receiver",
     "pair",
     "revocable",
     "serve_stdio",

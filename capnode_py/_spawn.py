@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import anyio
@@ -14,7 +14,7 @@ from ._child import Child, checked_command, name_of, start
 from ._doors import Door, opened
 from ._errors import CapnodeError
 from ._limits import Limits
-from ._peer import I_co, Interface, Peer, check_interface, make_peer, make_settings
+from ._peer import I_co, Interface, Peer, Settings, check_interface, make_peer, make_settings
 from .driver.anyio import DescriptorStream, start_background
 
 
@@ -30,6 +30,7 @@ def spawn(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
     interface: Interface[I_co] = None,
+    logs: bool | int = False,
 ) -> Door[SpawnedPeer[I_co]]:
     """Start a child process that serves its stdin and stdout (`serve_stdio`), and be its peer.
 
@@ -46,6 +47,8 @@ def spawn(
         env: added to our environment for the child.
         interface: what `Peer.index` is to type checkers and editors: a Protocol, or the child's
             `Target` class.
+        logs: True has the child's log records arrive in our `logging`; a level such as
+            ``logging.INFO`` makes that the level of its root logger, too.
 
     Raises:
         TypeError: argv is a str.
@@ -54,6 +57,8 @@ def spawn(
     """
     command = checked_command(argv)
     check_interface(interface)
+    if type(logs) not in (bool, int):
+        raise TypeError(f"logs= takes True, or a level such as logging.INFO, not {logs!r}")
     settings = make_settings(
         index,
         host,
@@ -65,13 +70,18 @@ def spawn(
     )
 
     async def enter() -> SpawnedPeer[I_co]:
-        fd, process, stderr = start(command, cwd, env)
+        asked, withdraw = _request_logs(settings, logs)
+        try:
+            fd, process, stderr = start(command, cwd, {**(env or {}), **asked})
+        except BaseException:
+            withdraw()
+            raise
         peer: SpawnedPeer[I_co] = make_peer(SpawnedPeer, (fd, fd), settings)
         stop_hearing = partial(anyio.notify_closing, stderr)
         child = peer._child = Child(process, command, peer._driver, stop_hearing=stop_hearing)
         peer.pid = process.pid
         start_background(partial(_hear, child, stderr))
-        start_background(partial(_watch, child, process))
+        start_background(partial(_watch, child, process, withdraw))
         try:
             return await opened(peer)
         except CapnodeError as error:
@@ -79,6 +89,17 @@ def spawn(
             raise
 
     return Door(enter)
+
+
+def _request_logs(settings: Settings, logs: int) -> tuple[dict[str, str], Callable[[], object]]:
+    """What to add to the child's environment, and what to do when it is gone."""
+    if logs is False:
+        return {}, lambda: None
+
+    from ._logs import request, withdraw
+
+    asked = request(0 if logs is True else logs, settings.nickname)
+    return asked, partial(withdraw, asked)
 
 
 class SpawnedPeer(Peer[I_co]):
@@ -105,7 +126,9 @@ async def _hear(child: Child, stderr: int) -> None:
             await stream.aclose()
 
 
-async def _watch(child: Child, process: subprocess.Popen[bytes]) -> None:
+async def _watch(
+    child: Child, process: subprocess.Popen[bytes], gone: Callable[[], object]
+) -> None:
     """Reap the child."""
     pidfd = os.pidfd_open(process.pid)
     try:
@@ -115,4 +138,5 @@ async def _watch(child: Child, process: subprocess.Popen[bytes]) -> None:
         anyio.notify_closing(pidfd)
         os.close(pidfd)
         child.reap()
+        gone()
     await child.lose_peer()

@@ -13,7 +13,7 @@ import signal
 import stat
 import sys
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._capnode import Capnode, Index
 from ._errors import CapnodeError, ProtocolError
@@ -107,7 +107,9 @@ def stdio(
 
     async def enter() -> Peer[I_co]:
         check_not_by_hand()
-        return await opened(make_peer(Peer, claim(), settings))
+        peer: Peer[I_co] = await opened(make_peer(Peer, claim(), settings))
+        _forward_logs(peer)
+        return peer
 
     return Door(enter)
 
@@ -116,11 +118,19 @@ async def _serve(settings: Settings) -> BaseException | None:
     peer = make_peer(Peer, claim(), settings)
     try:
         await peer._driver.open()
+        _forward_logs(peer)
     except CapnodeError as error:
         return error
     finally:
         await peer.wait_closed()
     return peer._session.error
+
+
+def _forward_logs(peer: Peer[Any]) -> None:
+    if "CAPNODE_LOGS" in os.environ:  # which costs no import where nobody asks
+        from ._logs import forward_if_asked
+
+        forward_if_asked(peer)
 
 
 def _in_trio() -> bool:

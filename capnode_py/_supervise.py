@@ -56,6 +56,7 @@ def supervise(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
     interface: Interface[I_co] = None,
+    logs: bool | int = False,
 ) -> Door[SupervisedPeer[I_co]]:
     """Start a child process as `spawn` does, and start it again when it dies.
 
@@ -73,7 +74,8 @@ def supervise(
             reach it: set up there what a child needs. If it raises, the start has failed.
         on_death: called with the error of each death, and of each start that failed. A restart
             waits for it, so it must not wait for the restart. Both may be ``async def``.
-        index, host, dialect, limits, nickname, tracebacks, cwd, env, interface: as for `spawn`.
+        index, host, dialect, limits, nickname, tracebacks, cwd, env, interface, logs: as for
+            `spawn`.
 
     Raises:
         TypeError, ValueError: for the arguments.
@@ -90,6 +92,7 @@ def supervise(
         cwd=cwd,
         env=env,
         interface=interface,
+        logs=logs,
     )
     if restart not in RESTART:
         raise ValueError(f"restart={restart!r}: one of {', '.join(map(repr, RESTART))}")
