@@ -238,6 +238,8 @@ class Shares:
         """One for each event loop, for the first end. Without a loop, who comes next looks."""
         loop = _running_loop()
         with self._lock:
+            while self._ends and self._ends[0][1] not in self._shared:  # it ended early
+                heapq.heappop(self._ends)
             if loop is None or not self._ends:
                 return
             at = self._ends[0][0]
