@@ -616,7 +616,7 @@ def test_a_stub_is_a_stub_however_it_came(wire: Wire) -> None:
     assert type(near.peer.reconstruct(near.index.cap_id)) is Stub
 
 
-# What a fresh pair of eyes has found.
+# Small promises of names, texts and bounds.
 
 
 def test_cap_ids_stay_out_of_protocol_errors(wire: Wire) -> None:
