@@ -230,11 +230,7 @@ class Incoming:
     def _pull(self, message: list[Any]) -> None:
         (id,) = _fields(message, 1)
         answer = self._answer(id, "pull")
-        # Above high water it is kept, as calls are: it asks for something to be sent.
-        pulled = Position(self._session, None, partial(self._pulled, answer))
-        self._router.arrive(pulled, self._share)
-
-    def _pulled(self, answer: Answer) -> None:
+        self._router.check_reading()
         if answer.pulled != PULLED:
             answer.pulled = PULLED
             answer.pull()

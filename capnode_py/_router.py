@@ -77,14 +77,14 @@ class Router:
             )
 
     def check_reading(self) -> None:
-        """Something small is to be answered at once, whatever is kept.
+        """Something is to be answered at once, whatever is kept: a plain ping, or a pull.
 
         Raises:
             RemoteProtocolError: the peer asks for ever and does not read.
         """
         if self._backlog() > self._limits.max_kept:
             raise RemoteProtocolError(
-                f"{self._backlog()} bytes are unsent (Limits.max_kept): the other side pings and "
+                f"{self._backlog()} bytes are unsent (Limits.max_kept): the other side asks and "
                 "does not read"
             )
 
