@@ -35,9 +35,9 @@ them. The map of the package, in reading order:
 `_remote`        Capnode's own face: Remote, stream_from_remote, cap_wrap
 `_describe`      what a host says of what it offers, for help() and completion
 `_addresses`     the urls of the doors, and the sockets behind them
-`_child`         a child process on any driver: its start, what became of it, its end
 `_doors`         connect, listen, attach, pair
 `_logs`          log records of one program in the logging of another
+`_child`         a child process on any driver: its start, what became of it, its end
 `_spawn`         spawn: a child process as a peer
 `_supervise`     a child process that is started again when it dies
 `_stdio`         the child's side: serve_stdio, stdio

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -83,6 +83,8 @@ def connect(
     limits: Limits | None = None,
     nickname: str = "",
     tracebacks: bool = False,
+    application: str = "",
+    versions: Sequence[int] = (),
     allow_remote: bool = False,
     interface: Interface[I_co] = None,
 ) -> Door[Peer[I_co]]:
@@ -94,6 +96,10 @@ def connect(
         limits: see `Limits`.
         nickname: names the other side in errors and logs.
         tracebacks: send the tracebacks of our handlers' errors to the other side.
+        application: the name of what both sides are part of: the other door must be given the
+            same.
+        versions: those of the application that this side speaks, ``[1]`` by default. The highest
+            that both sides name is `Peer.application_version`.
         allow_remote: let ``tcp:`` leave this machine. Nothing is encrypted or authenticated.
         interface: what `Peer.index` is to type checkers and editors: a Protocol, or the `Target`
             class of the other side.
@@ -105,7 +111,16 @@ def connect(
     """
     address = parse(url, allow_remote=allow_remote)
     check_interface(interface)
-    settings = make_settings(index, host, dialect, limits, nickname or url, tracebacks=tracebacks)
+    settings = make_settings(
+        index,
+        host,
+        dialect,
+        limits,
+        nickname or url,
+        tracebacks=tracebacks,
+        application=application,
+        versions=versions,
+    )
 
     async def enter() -> Peer[I_co]:
         sock = await _connected(address)
@@ -124,6 +139,8 @@ def listen(
     dialect: str = "cbor",
     limits: Limits | None = None,
     tracebacks: bool = False,
+    application: str = "",
+    versions: Sequence[int] = (),
     allow_remote: bool = False,
 ) -> Door[Listener]:
     """Listen, and serve each who connects until the listener is closed.
@@ -132,7 +149,7 @@ def listen(
         url: ``unix:/path`` (made for this user only) or ``tcp://host:port``; port 0 takes a free
             one, which `Listener.url` tells.
         index: what we offer to all; or `index_for`, called with each new peer, gives its own.
-        limits, tracebacks, allow_remote: as for `connect`.
+        limits, tracebacks, application, versions, allow_remote: as for `connect`.
 
     Raises:
         ValueError, TypeError: for the arguments.
@@ -140,7 +157,15 @@ def listen(
     """
     address = parse(url, allow_remote=allow_remote)
     settings = make_settings(
-        index, host, dialect, limits, "", tracebacks=tracebacks, index_for=index_for
+        index,
+        host,
+        dialect,
+        limits,
+        "",
+        tracebacks=tracebacks,
+        index_for=index_for,
+        application=application,
+        versions=versions,
     )
 
     async def enter() -> Listener:
@@ -160,6 +185,8 @@ def attach(
     limits: Limits | None = None,
     nickname: str = "",
     tracebacks: bool = False,
+    application: str = "",
+    versions: Sequence[int] = (),
     interface: Interface[I_co] = None,
 ) -> Door[Peer[I_co]]:
     """A peer on a stream that is there already; it is the peer's from then on.
@@ -167,14 +194,24 @@ def attach(
     Args:
         stream: an `anyio.abc.ByteStream`, a connected `socket.socket`, or a pair of
             `asyncio.StreamReader` and `asyncio.StreamWriter`.
-        index, host, limits, nickname, tracebacks, interface: as for `connect`.
+        index, host, limits, nickname, tracebacks, application, versions, interface: as for
+            `connect`.
 
     Raises:
         TypeError: it is none of these.
         PeerLost, ProtocolError: there was no hello.
     """
     check_interface(interface)
-    settings = make_settings(index, host, dialect, limits, nickname, tracebacks=tracebacks)
+    settings = make_settings(
+        index,
+        host,
+        dialect,
+        limits,
+        nickname,
+        tracebacks=tracebacks,
+        application=application,
+        versions=versions,
+    )
     if (
         not isinstance(stream, socket.socket)
         and not hasattr(stream, "receive")

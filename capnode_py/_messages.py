@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, final
 
+from ._errors import RemoteProtocolError
 from ._limits import Limits
 
 CALL: Final = 1
@@ -161,7 +162,11 @@ class Traits:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Hello:
-    """What a side says first of itself."""
+    """What a side says first of itself.
+
+    A side whose `application_versions` are not empty speaks to its own `application` only (see
+    `agreed_version`); else the name is for error messages.
+    """
 
     versions: Sequence[int]
     max_frame: int = Limits.max_frame
@@ -171,6 +176,39 @@ class Hello:
     secret: bytes = field(default=b"", repr=False)
     application: str = ""
     application_versions: Sequence[int] = ()
+
+
+def agreed_version(ours: Hello, theirs: Hello) -> int | None:
+    """The highest version of the application that both sides name; None if neither names any.
+
+    The idea, and the rule of the highest, are those of HashiCorp's go-plugin.
+
+    Raises:
+        RemoteProtocolError: they are of two applications, or have no version in common. Both sides
+            find that out by themselves, and say so with both lists.
+    """
+    if not ours.application_versions and not theirs.application_versions:
+        return None
+    if ours.application != theirs.application or not (
+        ours.application_versions and theirs.application_versions
+    ):
+        raise RemoteProtocolError(
+            f"the other end is another program: {_application(theirs)}; "
+            f"this side is {_application(ours)}"
+        )
+    common = set(ours.application_versions) & set(theirs.application_versions)
+    if not common:
+        raise RemoteProtocolError(
+            f"no common version of the application {ours.application!r}: this side has "
+            f"{list(ours.application_versions)}, the other {list(theirs.application_versions)}"
+        )
+    return max(common)
+
+
+def _application(hello: Hello) -> str:
+    if not hello.application_versions:
+        return f"{hello.application!r}, which names no application= that it is of"
+    return f"of the application {hello.application!r}, versions {list(hello.application_versions)}"
 
 
 class Codec(Protocol):

@@ -8,7 +8,7 @@ import os
 import secrets
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,7 +22,7 @@ from ._messages import Hello, Path
 from ._reach import Facade
 from ._session import VERSIONS, Session
 from ._stub import Promise, Stub
-from .codec.cbor import CborCodec
+from .codec.cbor import MAX_NAME, CborCodec
 from .driver._base import Driver
 
 if TYPE_CHECKING:
@@ -101,6 +101,13 @@ class AnyPeer(Generic[I_co]):
     def info(self) -> Hello | None:
         """What the other side's hello said."""
         return self._session.remote
+
+    @property
+    def application_version(self) -> int | None:
+        """The version that was agreed on: the highest of those that both doors were given as
+        ``versions=``. None if they were given none.
+        """
+        return self._session.application_version
 
     @property
     def returncode(self) -> int | None:
@@ -380,6 +387,7 @@ class Settings:
         tracebacks: send the tracebacks of our handlers' errors.
         takes_junk: something may stand in the stream before the hello.
         index_for: makes the index of one connection.
+        application, versions: what the other side must be of, if there are any.
     """
 
     host: Capnode
@@ -388,6 +396,8 @@ class Settings:
     tracebacks: bool
     takes_junk: bool = False
     index_for: Callable[[Any], Any] | None = None
+    application: str = ""
+    versions: Sequence[int] = ()
 
 
 def make_settings(
@@ -400,6 +410,8 @@ def make_settings(
     tracebacks: bool,
     takes_junk: bool = False,
     index_for: Callable[[Any], Any] | None = None,
+    application: str = "",
+    versions: Sequence[int] = (),
 ) -> Settings:
     """Check what a door was given.
 
@@ -425,7 +437,30 @@ def make_settings(
         tracebacks=tracebacks,
         takes_junk=takes_junk,
         index_for=index_for,
+        application=application,
+        versions=_checked_versions(application, versions),
     )
+
+
+def _checked_versions(application: Any, versions: Any) -> tuple[int, ...]:
+    if not isinstance(application, str):
+        raise TypeError(f"application= takes a name, not {application!r}")
+    if len(application) > MAX_NAME or not application.isprintable():
+        raise ValueError(f"application={application!r}: at most {MAX_NAME} printable characters")
+    if isinstance(versions, (str, bytes)) or not isinstance(versions, Iterable):
+        raise TypeError(
+            f"versions= takes a list of numbers, as in versions=[1, 2], not {versions!r}"
+        )
+    numbers = tuple(versions)
+    for number in numbers:
+        if type(number) is not int:
+            raise TypeError(f"versions= takes whole numbers, as in versions=[1, 2], not {number!r}")
+    if numbers and not application:
+        raise TypeError(
+            f"versions={list(numbers)} are those of an application: give its name as well, as in "
+            "application='my-plugins'"
+        )
+    return numbers or ((1,) if application else ())
 
 
 def check_interface(interface: Any) -> None:
@@ -474,7 +509,8 @@ def make_peer(
         max_depth=limits.max_depth,
         session_id=secrets.token_bytes(16),
         secret=secrets.token_bytes(16),
-        application=settings.host.nickname or application_name(),
+        application=settings.application or settings.host.nickname or application_name(),
+        application_versions=settings.versions,
     )
     host = settings.host
     index: Any = None

@@ -37,7 +37,19 @@ from ._errors import (
 from ._holding import Holding
 from ._incoming import Incoming
 from ._limits import Limits
-from ._messages import ABORT, BYE, CANCEL, PING, PULL, UNNAMED, Codec, Hello, Path, Traits
+from ._messages import (
+    ABORT,
+    BYE,
+    CANCEL,
+    PING,
+    PULL,
+    UNNAMED,
+    Codec,
+    Hello,
+    Path,
+    Traits,
+    agreed_version,
+)
 from ._outbox import Outbox
 from ._outgoing import Outgoing
 from ._payload import Hole
@@ -121,6 +133,7 @@ class Session:
         error: why the session is over; None while it is not.
         ends_as: what those are told who wait when it ends; None: the cause itself.
         remote: the other side's hello, once it has come.
+        application_version: see `agreed_version`.
         unsent: bytes that the driver has taken from `flush` and not yet written; it keeps this.
         said_bye: no more calls from us.
         bytes_received: since the beginning.
@@ -155,6 +168,7 @@ class Session:
         self.error: BaseException | None = None
         self.ends_as: Callable[[BaseException], BaseException] | None = None
         self.remote: Hello | None = None
+        self.application_version: int | None = None
         self.said_bye = False
         self.unsent = 0
         self.bytes_received = 0
@@ -664,6 +678,7 @@ class Session:
             raise RemoteProtocolError(
                 "the other end sends back what we send: it is no capnode peer, but an echo"
             )
+        self.application_version = agreed_version(self._hello, hello)
         self.remote = hello
         if self._codec.junk:
             logger.warning(

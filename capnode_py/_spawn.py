@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import anyio
 
 from ._capnode import Capnode, Index
-from ._child import Child, checked_command, name_of, start
+from ._child import Channel, Child, Command, Recipe, Started, Stderr, recipe, request_logs, start
 from ._doors import Door, opened
 from ._errors import CapnodeError
 from ._limits import Limits
-from ._peer import I_co, Interface, Peer, Settings, check_interface, make_peer, make_settings
-from .driver.anyio import DescriptorStream, start_background
+from ._peer import I_co, Interface, Peer, check_interface, make_peer
+from .driver.anyio import start_background
 
 
 def spawn(
-    argv: Sequence[str | os.PathLike[str]],
+    argv: Command,
     *,
     index: Index = None,
     host: Capnode | None = None,
@@ -27,15 +26,20 @@ def spawn(
     limits: Limits | None = None,
     nickname: str = "",
     tracebacks: bool = True,
+    application: str = "",
+    versions: Sequence[int] = (),
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
+    add_env: Mapping[str, str] | None = None,
+    stderr: Stderr = "forward",
+    channel: Channel = "stdio",
     interface: Interface[I_co] = None,
     logs: bool | int = False,
 ) -> Door[SpawnedPeer[I_co]]:
     """Start a child process that serves its stdin and stdout (`serve_stdio`), and be its peer.
 
-    The child gets a session and process group of its own. What it writes to stderr is forwarded to
-    ours, and its last lines are kept for errors.
+    The child gets a session and process group of its own, which are ended with it. Nothing but its
+    stdin, stdout and stderr is needed of it: it may be a wrapper (``["ssh", host, "plugin"]``).
 
     Args:
         argv: the program and its arguments: ``[sys.executable, "plugin.py"]``.
@@ -43,45 +47,64 @@ def spawn(
         limits: see `Limits`.
         nickname: names the child in errors and logs; its script's name by default.
         tracebacks: send the tracebacks of our handlers' errors to the child.
+        application, versions: as for `connect`.
         cwd: the child's working directory.
-        env: added to our environment for the child.
+        env: the child's environment, as in `subprocess`; None: ours.
+        add_env: added to it.
+        stderr: where goes what the child writes to its stderr: ``"forward"``, to our `sys.stderr`;
+            ``"inherit"``, to our descriptor 2; ``"log"``, line by line to the logger
+            ``capnode_py.child``, at INFO; ``"capture"``, nowhere else; or a function of a line.
+            But for "inherit", its last lines are in errors, and in `SpawnedPeer.stderr_tail`.
+        channel: ``"stdio"``: a socket that is its stdin and stdout; ``"pipe"``: two pipes, for a
+            program that can do nothing with a socket; ``"fd"``: a socket besides, which
+            `serve_stdio` finds by itself. Its stdin and stdout are then ours.
         interface: what `Peer.index` is to type checkers and editors: a Protocol, or the child's
             `Target` class.
         logs: True has the child's log records arrive in our `logging`; a level such as
             ``logging.INFO`` makes that the level of its root logger, too.
 
     Raises:
-        TypeError: argv is a str.
+        TypeError, ValueError: for the arguments; argv is a str.
         OSError: the program cannot be started.
-        PeerDied, PeerLost, ProtocolError: there was no hello.
+        PeerDied, PeerLost, ProtocolError: there was no hello, or none of this application.
+        NotImplementedError: not on this platform.
     """
-    command = checked_command(argv)
     check_interface(interface)
-    if type(logs) not in (bool, int):
-        raise TypeError(f"logs= takes True, or a level such as logging.INFO, not {logs!r}")
-    settings = make_settings(
-        index,
-        host,
-        dialect,
-        limits,
-        nickname or name_of(command),
+    how = recipe(
+        argv,
+        index=index,
+        host=host,
+        dialect=dialect,
+        limits=limits,
+        nickname=nickname,
         tracebacks=tracebacks,
-        takes_junk=True,
+        application=application,
+        versions=versions,
+        cwd=cwd,
+        env=env,
+        add_env=add_env,
+        stderr=stderr,
+        channel=channel,
+        logs=logs,
     )
 
     async def enter() -> SpawnedPeer[I_co]:
-        asked, withdraw = _request_logs(settings, logs)
+        asked, withdraw = request_logs(how)
         try:
-            fd, process, stderr = start(command, cwd, {**(env or {}), **asked})
+            started = start(how, asked)
         except BaseException:
             withdraw()
             raise
-        peer: SpawnedPeer[I_co] = make_peer(SpawnedPeer, (fd, fd), settings)
-        stop_hearing = partial(anyio.notify_closing, stderr)
-        child = peer._child = Child(process, command, peer._driver, stop_hearing=stop_hearing)
-        peer.pid = process.pid
-        start_background(partial(_hear, child, stderr))
-        start_background(partial(_watch, child, process, withdraw))
+        try:
+            peer: SpawnedPeer[I_co] = make_peer(SpawnedPeer, started.fds, how.settings)
+        except BaseException:
+            withdraw()
+            started.undo()
+            raise
+        child = peer._adopt(started, how)
+        if started.stderr >= 0:
+            start_background(partial(_hear, child, started.stderr))
+        start_background(partial(_watch, child, started.pidfd, withdraw))
         try:
             return await opened(peer)
         except CapnodeError as error:
@@ -91,46 +114,51 @@ def spawn(
     return Door(enter)
 
 
-def _request_logs(settings: Settings, logs: int) -> tuple[dict[str, str], Callable[[], object]]:
-    """What to add to the child's environment, and what to do when it is gone."""
-    if logs is False:
-        return {}, lambda: None
-
-    from ._logs import request, withdraw
-
-    asked = request(0 if logs is True else logs, settings.nickname)
-    return asked, partial(withdraw, asked)
-
-
 class SpawnedPeer(Peer[I_co]):
     """The peer of a child process."""
 
     _child: Child
 
+    def _adopt(self, started: Started, how: Recipe) -> Child:
+        self.pid = started.process.pid
+        self._child = Child(
+            started,
+            how,
+            self._driver,
+            outside=_at_once,
+            stop_hearing=partial(anyio.notify_closing, started.stderr),
+        )
+        return self._child
+
     @property
     def returncode(self) -> int | None:
         return self._child.process.returncode
 
+    @property
+    def stderr_tail(self) -> str:
+        """Its last lines on stderr."""
+        return self._child.stderr_tail
+
+
+def _at_once(run: Callable[[], object]) -> object:
+    return run()
+
 
 async def _hear(child: Child, stderr: int) -> None:
     """Drain the child's stderr all along."""
-    stream = DescriptorStream(stderr, stderr)
     try:
-        while True:
-            child.heard(await stream.receive())
-    except (anyio.EndOfStream, anyio.ClosedResourceError, OSError):
+        while child.hear():
+            await anyio.wait_readable(stderr)
+    except (anyio.ClosedResourceError, OSError):
         pass
     finally:
         child.silent()
-        with anyio.CancelScope(shield=True):
-            await stream.aclose()
+        anyio.notify_closing(stderr)
+        os.close(stderr)
 
 
-async def _watch(
-    child: Child, process: subprocess.Popen[bytes], gone: Callable[[], object]
-) -> None:
+async def _watch(child: Child, pidfd: int, gone: Callable[[], object]) -> None:
     """Reap the child."""
-    pidfd = os.pidfd_open(process.pid)
     try:
         while not child.reap():
             await anyio.wait_readable(pidfd)

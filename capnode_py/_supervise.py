@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 import anyio
 import anyio.lowlevel
 
-from ._capnode import Capnode, Index
+from ._child import Command, SpawnOptions
 from ._doors import Door
 from ._errors import PeerClosed, PeerDied, PeerLost, PeerRestarted, again
-from ._limits import Limits
 from ._peer import I_co, Interface, Peer
 from ._spawn import SpawnedPeer, spawn
 from .driver.anyio import start_background
@@ -38,7 +36,7 @@ _sleep = anyio.sleep
 
 
 def supervise(
-    argv: Sequence[str | os.PathLike[str]],
+    argv: Command,
     *,
     restart: str = "on-failure",
     max_restarts: int = 5,
@@ -47,16 +45,8 @@ def supervise(
     max_backoff: float = 10.0,
     on_start: Callable[[Peer[I_co]], Any] | None = None,
     on_death: Callable[[BaseException], Any] | None = None,
-    index: Index = None,
-    host: Capnode | None = None,
-    dialect: str = "cbor",
-    limits: Limits | None = None,
-    nickname: str = "",
-    tracebacks: bool = True,
-    cwd: str | os.PathLike[str] | None = None,
-    env: Mapping[str, str] | None = None,
     interface: Interface[I_co] = None,
-    logs: bool | int = False,
+    **options: Unpack[SpawnOptions],
 ) -> Door[SupervisedPeer[I_co]]:
     """Start a child process as `spawn` does, and start it again when it dies.
 
@@ -74,26 +64,13 @@ def supervise(
             reach it: set up there what a child needs. If it raises, the start has failed.
         on_death: called with the error of each death, and of each start that failed. A restart
             waits for it, so it must not wait for the restart. Both may be ``async def``.
-        index, host, dialect, limits, nickname, tracebacks, cwd, env, interface, logs: as for
-            `spawn`.
+        interface, options: as for `spawn`.
 
     Raises:
         TypeError, ValueError: for the arguments.
         OSError, PeerDied, PeerLost, ProtocolError: the first start has failed.
     """
-    door = spawn(
-        argv,
-        index=index,
-        host=host,
-        dialect=dialect,
-        limits=limits,
-        nickname=nickname,
-        tracebacks=tracebacks,
-        cwd=cwd,
-        env=env,
-        interface=interface,
-        logs=logs,
-    )
+    door = spawn(argv, interface=interface, **options)
     if restart not in RESTART:
         raise ValueError(f"restart={restart!r}: one of {', '.join(map(repr, RESTART))}")
     for name, value in (("on_start", on_start), ("on_death", on_death)):

@@ -12,18 +12,26 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar, Unpack
 
 from ._addresses import Address, Bound, bind, new_socket, parse, send_at_once
 from ._capnode import Capnode, Index
 from ._cell import Cell
-from ._child import Child, checked_command, name_of, start
+from ._child import (
+    Child,
+    Command,
+    Recipe,
+    SpawnOptions,
+    Started,
+    recipe,
+    request_logs,
+    start,
+)
 from ._errors import CapnodeError, PeerClosed, ProtocolError
 from ._limits import Limits
 from ._messages import Path
@@ -160,6 +168,11 @@ class SpawnedPeer(Peer):
     def returncode(self) -> int | None:
         return self._child.process.returncode
 
+    @property
+    def stderr_tail(self) -> str:
+        """Its last lines on stderr."""
+        return self._child.stderr_tail
+
 
 class Pipeline:
     """Calls that give promises at once, and leave together: one round trip for the lot.
@@ -222,38 +235,32 @@ class _View:
 # The doors.
 
 
-def spawn(
-    argv: Sequence[str | os.PathLike[str]],
-    *,
-    index: Index = None,
-    host: Capnode | None = None,
-    dialect: str = "cbor",
-    limits: Limits | None = None,
-    nickname: str = "",
-    tracebacks: bool = True,
-    cwd: str | os.PathLike[str] | None = None,
-    env: Mapping[str, str] | None = None,
-) -> SpawnedPeer:
+def spawn(argv: Command, **options: Unpack[SpawnOptions]) -> SpawnedPeer:
     """`capnode_py.spawn`, for callers that block: ``with spawn([...]) as peer:``.
 
-    What the child writes to stderr is forwarded while a thread waits, or serves.
+    What the child writes to stderr is handed on while a thread waits, or serves.
+
+    Args:
+        argv: the program and its arguments.
+        options: as for `capnode_py.spawn`.
     """
-    command = checked_command(argv)
-    settings = make_settings(
-        index,
-        host,
-        dialect,
-        limits,
-        nickname or name_of(command),
-        tracebacks=tracebacks,
-        takes_junk=True,
-    )
-    fd, process, stderr = start(command, cwd, env)
-    pump = the_pump()
-    with pump.lock:
-        peer = _make(SpawnedPeer, (fd, fd), settings)
-        peer.pid = process.pid
-        peer._child = _watched(process, command, stderr, peer._driver, pump)
+    how = recipe(argv, **options)
+    asked, withdraw = request_logs(how)
+    try:
+        started = start(how, asked)
+    except BaseException:
+        withdraw()
+        raise
+    try:
+        pump = the_pump()
+        with pump.lock:
+            peer = _make(SpawnedPeer, started.fds, how.settings)
+            peer.pid = started.process.pid
+            peer._child = _watched(started, how, peer._driver, pump, withdraw)
+    except BaseException:
+        withdraw()
+        started.undo()
+        raise
     try:
         return _opened(peer)
     except CapnodeError as error:
@@ -262,40 +269,37 @@ def spawn(
 
 
 def _watched(
-    process: subprocess.Popen[bytes],
-    command: list[str],
-    stderr: int,
+    started: Started,
+    how: Recipe,
     driver: BlockingDriver,
     pump: Pump,
+    withdraw: Callable[[], object],
 ) -> Child:
     """A child, whose stderr and whose exit whoever waits sees."""
 
+    def outside(run: Callable[[], object]) -> None:
+        pump.jobs.append(partial(driver.outside, run))
+
     def hear() -> None:
-        try:
-            data = os.read(stderr, 64 * 1024)
-        except BlockingIOError:
-            return
-        if data:
-            pump.jobs.append(partial(driver.outside, partial(child.heard, data)))
-        else:
+        if not child.hear():
             stop_hearing()
 
     def stop_hearing() -> None:
-        pump.unwatch_reading(stderr)
-        os.close(stderr)
-        pump.jobs.append(child.silent)
+        pump.unwatch_reading(started.stderr)
+        os.close(started.stderr)
+        child.silent()
 
     def look() -> None:
         if child.reap():
-            pump.unwatch_reading(pidfd)
-            os.close(pidfd)
+            pump.unwatch_reading(started.pidfd)
+            os.close(started.pidfd)
+            pump.jobs.append(withdraw)
             pump.errands.append(child.lose_peer)
 
-    child = Child(process, command, driver, stop_hearing=stop_hearing)
-    os.set_blocking(stderr, False)
-    pidfd = os.pidfd_open(process.pid)
-    pump.watch_reading(stderr, hear)
-    pump.watch_reading(pidfd, look)
+    child = Child(started, how, driver, outside=outside, stop_hearing=stop_hearing)
+    if started.stderr >= 0:
+        pump.watch_reading(started.stderr, hear)
+    pump.watch_reading(started.pidfd, look)
     return child
 
 
@@ -308,11 +312,22 @@ def connect(
     limits: Limits | None = None,
     nickname: str = "",
     tracebacks: bool = False,
+    application: str = "",
+    versions: Sequence[int] = (),
     allow_remote: bool = False,
 ) -> Peer:
     """`capnode_py.connect`, for callers that block: ``with connect("unix:/path") as peer:``."""
     address = parse(url, allow_remote=allow_remote)
-    settings = make_settings(index, host, dialect, limits, nickname or url, tracebacks=tracebacks)
+    settings = make_settings(
+        index,
+        host,
+        dialect,
+        limits,
+        nickname or url,
+        tracebacks=tracebacks,
+        application=application,
+        versions=versions,
+    )
     fd = _connected(address).detach()
     return _opened(_make(Peer, (fd, fd), settings))
 
@@ -326,19 +341,30 @@ def attach(
     limits: Limits | None = None,
     nickname: str = "",
     tracebacks: bool = False,
+    application: str = "",
+    versions: Sequence[int] = (),
 ) -> Peer:
     """A peer on a stream that is there already; it is the peer's from then on.
 
     Args:
         stream: a connected `socket.socket`, or a pair of unbuffered files to read and to write,
             such as ``(process.stdout, process.stdin)``.
-        index, host, limits, nickname, tracebacks: as for `connect`.
+        index, host, limits, nickname, tracebacks, application, versions: as for `connect`.
 
     Raises:
         TypeError: it is neither.
         PeerLost, ProtocolError: there was no hello.
     """
-    settings = make_settings(index, host, dialect, limits, nickname, tracebacks=tracebacks)
+    settings = make_settings(
+        index,
+        host,
+        dialect,
+        limits,
+        nickname,
+        tracebacks=tracebacks,
+        application=application,
+        versions=versions,
+    )
     if isinstance(stream, socket.socket):
         fd = stream.detach()
         return _opened(_make(Peer, (fd, fd), settings))
@@ -403,13 +429,23 @@ def listen(
     dialect: str = "cbor",
     limits: Limits | None = None,
     tracebacks: bool = False,
+    application: str = "",
+    versions: Sequence[int] = (),
     allow_remote: bool = False,
 ) -> Listener:
     """`capnode_py.listen`, for callers that block. Who connects is served while a thread waits:
     here in `Listener.serve_forever`, or for anything else."""
     address = parse(url, allow_remote=allow_remote)
     settings = make_settings(
-        index, host, dialect, limits, "", tracebacks=tracebacks, index_for=index_for
+        index,
+        host,
+        dialect,
+        limits,
+        "",
+        tracebacks=tracebacks,
+        index_for=index_for,
+        application=application,
+        versions=versions,
     )
     return Listener(Bound(_bound(address)), settings)
 
@@ -423,6 +459,8 @@ def serve(
     dialect: str = "cbor",
     limits: Limits | None = None,
     tracebacks: bool = False,
+    application: str = "",
+    versions: Sequence[int] = (),
     allow_remote: bool = False,
 ) -> NoReturn:
     """Listen, and serve each who connects, until Ctrl-C: the last line of a server."""
@@ -434,6 +472,8 @@ def serve(
         dialect=dialect,
         limits=limits,
         tracebacks=tracebacks,
+        application=application,
+        versions=versions,
         allow_remote=allow_remote,
     ) as listener:
         listener.serve_forever()

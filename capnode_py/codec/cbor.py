@@ -496,9 +496,13 @@ def _whole(value: Any) -> int:
     return value
 
 
+MAX_NAME = 100
+"""Characters that are read of the name in a hello."""
+
+
 def _printable(value: Any) -> str:
     """A name for errors, logs and reprs: short, and nothing that moves a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in str(value)[:100])
+    return "".join(char if char.isprintable() else "?" for char in str(value)[:MAX_NAME])
 
 
 def _positive(value: Any) -> int:

@@ -85,7 +85,7 @@ class Driver:
         session: the engine.
         peer: what handlers see as `current_peer()`.
         explain: finds out why the stream ended (a child died); None: `PeerLost` as it stands.
-        finalize: the last step of closing (a child is reaped).
+        finalize: a step of closing, before the stream is released (a child is seen out).
         starting: the calls that wait for their task, and what each is to await, if it has begun.
     """
 
@@ -191,6 +191,9 @@ class Driver:
     @abstractmethod
     async def finish_writing(self) -> None:
         """Write what waits, then end our half of the stream."""
+
+    async def cut_writing(self) -> None:
+        """End our half of the stream, now, if it is not ended; what waits is not written."""
 
     @abstractmethod
     def release_stream(self) -> None:
@@ -567,14 +570,16 @@ class Driver:
             logger.exception("closing failed")
         finally:
             self.session.end(PeerClosed("this side has closed the connection"))
-            self.release_stream()
             if self._telling:
                 await self._until_idle()
             try:
-                if self.finalize is not None:
+                if self.finalize is not None:  # while it lasts, what comes is read and dropped
+                    await self.cut_writing()
                     await self.finalize()
+                self.release_stream()
                 await self.within(self.limits.close_timeout, self.stream_closed)
             finally:
+                self.release_stream()
                 self._closed.set()
 
     async def _until_idle(self) -> None:

@@ -247,6 +247,11 @@ class DescriptorDriver(Driver):
             os.close(self._write_fd)
             self._write_fd = -1
 
+    async def cut_writing(self) -> None:
+        if self._write_fd >= 0:
+            self._stop_writing()
+            self._end_writing()
+
     def release_stream(self) -> None:
         for timer in (self._release_timer, self._age_timer, self._last_words, self._alarm):
             if timer is not None:

@@ -278,11 +278,14 @@ class AnyioDriver(LoopDriver):
     async def finish_writing(self) -> None:
         while self.session.backlog() and not self._write_ended:
             await self._written.wait()
+        await self.cut_writing()
+        if not self._eof.is_set() and self.session.error is None:
+            await self._eof.wait()
+
+    async def cut_writing(self) -> None:
         self._write_ended = True
         with contextlib.suppress(*_BROKEN, NotImplementedError):  # gone, or knows no half-close
             await self._stream.send_eof()
-        if not self._eof.is_set() and self.session.error is None:
-            await self._eof.wait()
 
     def release_stream(self) -> None:
         self._over.set()

@@ -61,7 +61,7 @@ async def test_a_child_is_called_and_calls_back(driver, tmp_path):
         progress.append((done, total))
 
     env = {"CAPNODE_TEST": "set"}
-    async with capnode.spawn(PLUGIN, env=env, cwd=tmp_path) as peer:
+    async with capnode.spawn(PLUGIN, add_env=env, cwd=tmp_path) as peer:
         assert await peer.index.add(1, 2) == 3
         assert await peer.index.transform("beep", on_progress=on_progress) == "BEEP"
         assert progress == [(1, 2)]
@@ -104,7 +104,7 @@ async def test_nothing_that_a_child_prints_reaches_the_wire(driver, capsys):
 async def test_what_was_printed_before_serving_is_skipped(driver, capsys):
     buffered = {"PYTHONUNBUFFERED": ""}
     argv = [sys.executable, str(CHILDREN / "noisy.py"), "100"]
-    async with capnode.spawn(argv, env=buffered) as peer:
+    async with capnode.spawn(argv, add_env=buffered) as peer:
         assert await peer.index.hello() == "hello"
     assert "printed at import" in capsys.readouterr().err
 
