@@ -359,10 +359,11 @@ class Answer(Cell):
     """A cell that is an entry of the export table: the far side asked, under the id it chose.
 
     Its `pulled` says that the other side asked for the value; `needed`, that something here did;
-    `failed_here`, that a handler of ours raised its error.
+    `failed_here`, that a handler of ours raised its error; `once`, that it is released when it has
+    been sent.
     """
 
-    __slots__ = ("failed_here", "id", "needed", "sent")
+    __slots__ = ("failed_here", "id", "needed", "once", "sent")
 
     def __init__(self, session: Router, id: int) -> None:
         Cell.__init__(self, session)
@@ -370,6 +371,7 @@ class Answer(Cell):
         self.sent = 1
         self.needed = False
         self.failed_here = False
+        self.once = False
 
     @property
     def wanted(self) -> bool:

@@ -478,7 +478,7 @@ class Child:
         """The stream has ended: what became of the child?"""
         await self._driver.within(_EXIT_WAIT, self._exited.wait)
         self._hear_the_rest()
-        greeted = self._driver.session.remote is not None
+        greeted = not self._driver.session.wants_hello
         returncode = self.process.returncode
         if returncode is None:
             lost = PeerLost(f"{self._what()} closed its stdout, and still runs")

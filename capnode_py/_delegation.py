@@ -44,6 +44,8 @@ class Delegation:
             return stub._cap_id
         if session.error is not None:
             raise again(session.error)
+        if not session.traits.cap_ids:
+            raise CapnodeError(f"{session.where} has no cap_ids: its dialect has no word for them")
         if session.remote is None:  # on a Remote, whose transport is still to come
             raise CapnodeError(
                 f"a cap_id needs the hello of {session.where}, which has not come: "
@@ -64,7 +66,7 @@ class Delegation:
         if session.error is not None or session.said_bye:
             raise again(session.error or PeerClosed(CLOSING))
         if not session.traits.cap_ids:
-            raise CapnodeError(f"{session.where} has no cap_ids")
+            raise CapnodeError(f"{session.where} has no cap_ids: its dialect has no word for them")
         held = self._seam.named(cap_id) or self._held_by(cap_id)
         if held is None:
             held = Stub(session, session.outgoing.call(cap_id, (), None, None).import_id)

@@ -30,6 +30,8 @@ from ._messages import (
     RELEASE,
     RESOLVE,
     SEND,
+    STREAM,
+    VALUE,
     WORDS,
 )
 from ._payload import Holes, Payload, bad_payload
@@ -97,6 +99,10 @@ class Incoming:
             BYE: self._bye,
             ABORT: self._abort,
         }
+        if session.traits.values:
+            self._words[VALUE] = self._value
+        if session.traits.streams:
+            self._words[STREAM] = self._stream
 
     def frame(self, messages: list[list[Any]], marked: bool, size: int) -> None:  # noqa: FBT001 - the codec's
         """Handle the messages of a frame, strictly one by one.
@@ -181,6 +187,26 @@ class Incoming:
         else:
             self._start(call, payload)
 
+    def _stream(self, message: list[Any]) -> None:
+        """A call whose answer is asked for, and given up in advance."""
+        answer = self._exports.add_answer()
+        answer.task = call = self._read_call(message, answer)
+        answer.pulled = PULLED
+        answer.once = True
+        self._start(call)
+
+    def _value(self, message: list[Any]) -> None:
+        """An id for a value. Calls may go through it before the promises in it are there."""
+        root = _fields(message, 1)
+        answer = self._exports.add_answer()
+        payload = self._payload(root) if self._marked else None
+        if payload is None or not (payload.holes or payload.bad):
+            answer.fulfil(root[0])
+        elif payload.bad is not None:
+            answer.reject(bad_payload(payload.bad))
+        else:
+            self._router.fill(payload.holes, partial(_provided, answer, root), answer)
+
     def _send(self, message: list[Any]) -> None:
         self._start(self._read_call(message, None))
 
@@ -223,8 +249,9 @@ class Incoming:
 
     def _payload(self, root: list[Any]) -> Payload:
         payload = Payload(root, self._seam.from_ref)
-        for read in payload.reads:
-            self._router.arrive(read, self._share // len(payload.reads))
+        if payload.bad is None:
+            for read in payload.reads:
+                self._router.arrive(read, self._share // len(payload.reads))
         return payload
 
     def _pull(self, message: list[Any]) -> None:
@@ -346,7 +373,7 @@ class Incoming:
             session.release(cell.import_id)
             return
         cell.ours = ours
-        if ours and cell.used and session.traits.ping:
+        if ours and cell.used:
             cell.hold(value)
             session.ping(partial(session.after_starts, partial(self._unhold, cell)), cell)
         else:
@@ -372,15 +399,19 @@ class Incoming:
             raise _malformed(message)
         holding = self._session.holding
         if answers:
-            for answer in self._exports.release_answers(answers):
-                self._freed_rejected(answer)
-            if holding.targets:
-                holding.let_go_of(answers)
+            self.released(answers)
         for pair in references:
             if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not int or pair[0] > -1:
                 raise RemoteProtocolError(f"release of {pair!r} as a reference")
             if self._exports.release(*pair) is not None and holding.targets:
                 holding.let_go(pair[0])
+
+    def released(self, answers: list[Any]) -> None:
+        """The other side has given answers up."""
+        for answer in self._exports.release_answers(answers):
+            self._freed_rejected(answer)
+        if self._session.holding.targets:
+            self._session.holding.let_go_of(answers)
 
     def _freed_rejected(self, answer: Answer) -> None:
         if answer.failed_here and answer.pulled != PULLED:
@@ -414,8 +445,18 @@ class Incoming:
 
     def _abort(self, message: list[Any]) -> None:
         name, text = _fields(message, 2)
+        if self._session.said_bye and not self._session.traits.bye:
+            return  # how it says that it has heard
         kind = PeerLost if name in _ITS_OWN_FAULT else LocalProtocolError
         self._session.end(kind(f"the other side ended the session: {name}: {text}"))
+
+
+def _provided(answer: Answer, root: list[Any], error: BaseException | None, *, ours: bool) -> None:
+    """The promises in a value have settled. That it names `ours` matters to results only."""
+    if error is None:
+        answer.fulfil(root[0])
+    else:
+        answer.reject(error)
 
 
 def _padded(message: list[Any]) -> list[Any]:

@@ -20,6 +20,10 @@ message                                               meaning
 ``[PING, nonce, id?]``, ``[PONG, nonce]``             liveness; with an id a place in its queue
 ``[BYE]``                                             no more calls from me
 ``[ABORT, name, text]``                               you broke the protocol; the last message
+``[VALUE, value]``                                    nothing is called: this has the next positive
+                                                      id (`Traits.values`)
+``[STREAM, target, path, args]``                      a call, whose answer releases itself when it
+                                                      has been sent (`Traits.streams`)
 ====================================================  ==============================================
 
 Without args it is a property read. `path` is a list of names and integers. Instead of an id, the
@@ -47,6 +51,8 @@ PING: Final = 9
 PONG: Final = 10
 BYE: Final = 11
 ABORT: Final = 12
+VALUE: Final = 13
+STREAM: Final = 14
 
 WORDS: Final[Mapping[int, str]] = {
     CALL: "call",
@@ -61,6 +67,8 @@ WORDS: Final[Mapping[int, str]] = {
     PONG: "pong",
     BYE: "bye",
     ABORT: "abort",
+    VALUE: "value",
+    STREAM: "stream",
 }
 
 UNNAMED: Final = "the other process"
@@ -88,11 +96,15 @@ class Promised(NamedTuple):
 class Yours(NamedTuple):
     """A reference to an object, promise or answer of the receiver's. It counts 0.
 
-    With a path, or for an answer or a promise, the receiver replaces it by its value.
+    With a path, or for an answer or a promise, the receiver replaces it by its value. With `args`
+    (only from a decoder) it is a call, and is replaced by what that returns. `settled`: it is an
+    object, and no promise.
     """
 
     id: int
     path: Path = ()
+    args: list[Any] | None = None
+    settled: bool = False
 
 
 class Inline(NamedTuple):
@@ -143,20 +155,35 @@ class Traits:
 
     reuse_export_ids: bool
     """The same object is exported under the same id."""
+    gapless: bool
+    """Who exports takes the next id for what is new, and never leaves one out."""
     hello: bool
     """Each side opens with a hello."""
+    bye: bool
+    """It has a word of leave. Without, a side that hears an abort while it leaves has been heard.
+    """
+    calls: bool
+    """It has a word that makes a call and asks for its answer in one; else that is a push and a
+    pull."""
+    values: bool
+    """It has a word that gives an id to a value."""
+    streams: bool
+    """It has a word for a call whose answer releases itself."""
     one_way: bool
     """It has a word for a call that takes no id."""
     cancel: bool
     """It has a word to withdraw a call."""
     ping: bool
-    """It has a position marker, which rule 5 (order across resolution) is built on."""
+    """It has a position marker, which rule 5 (order across resolution) is built on. Without, a
+    read of the promise stands for it, which takes the same way."""
     kwargs: bool
     """Calls carry keyword arguments."""
     cap_ids: bool
     """References can be named by cap_ids."""
     breaks: bool
     """The outcome word can also say that an object is broken."""
+    max_message: int
+    """How many bytes of a message any correct peer takes, where no hello says it."""
 
 
 @final
@@ -235,6 +262,9 @@ class Codec(Protocol):
 
     def word(self, call: bytes, word: int, /) -> bytes:
         """The same call under another word: `PUSH` or `SEND`."""
+
+    def value(self, value: Any, to_ref: ToRef, /) -> bytes:
+        """A `VALUE`, where the traits have it."""
 
     def resolve(self, id: int, value: Any, to_ref: ToRef, /) -> bytes: ...
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ._cell import PULLED, PUSHED, UNDECIDED, Cell
-from ._messages import PUSH, Codec
+from ._messages import PULL, PUSH, Codec
 from ._tables import Import
 
 FRAME_CLOSES_AT = 64 * 1024
@@ -35,6 +35,7 @@ class Outbox:
         self, codec: Codec, *, wake: Callable[[], None], wake_later: Callable[[], None]
     ) -> None:
         self._codec = codec
+        self._pulls_apart = not codec.traits.calls
         self._wake = wake
         self._wake_later = wake_later
         self._open: list[bytes] = []
@@ -160,6 +161,8 @@ class Outbox:
             if cell is not None:  # else it was dropped
                 if cell.pulled == PULLED or (cell.pulled == UNDECIDED and not cell.used):
                     cell.pulled = PULLED
+                    if self._pulls_apart:
+                        messages.append(self._codec.control(PULL, question.id))
                     continue
                 cell.pulled = PUSHED
             messages[position] = self._codec.word(messages[position], PUSH)

@@ -50,7 +50,7 @@ class Outgoing:
         self._imports = session.imports
         self._exports = session.exports
         self._max_unsent = limits.max_unsent
-        self.max_message = limits.max_frame
+        self.max_message = min(limits.max_frame, session.traits.max_message)
 
     def call(self, target: At, path: Path, args: Any, kwargs: Any) -> Cell:
         """A call on an import, or on what a cap_id stands for: the cell of its question.
@@ -88,6 +88,17 @@ class Outgoing:
         self._outbox.add(self._codec.word(message, SEND))
         if self._exports.uncommitted:
             self._commit(mark)
+
+    def provide(self, value: Any) -> Cell:
+        """Give the other side a plain value under an id, and read it back."""
+        session = self._session
+        if session.error is not None:
+            return session.ended_cell()
+        cell = Cell(session)
+        message = self._codec.value(value, self._to_ref)
+        self._outbox.add(message, self._imports.add_question(cell))
+        cell.pull()
+        return cell
 
     def control(self, word: int, *fields: Any) -> None:
         """A message without values."""

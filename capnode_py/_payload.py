@@ -25,7 +25,7 @@ class Payload:
 
     Attributes:
         holes: where promises stand, in order.
-        reads: property reads to make, for paths that were passed home.
+        reads: property reads to make, for paths that were passed home; and calls, likewise.
         ours: it names something in our own tables (rule 5).
         bad: the reason of the first value that could not be decoded, or None.
     """
@@ -56,10 +56,17 @@ class Payload:
                 self._bad(item.reason, item.content)
 
     def _reference(self, container: Any, key: Any, ref: Ref) -> None:
-        found = self._from_ref(ref)
+        inner: list[Hole] = []
         if type(ref) is Yours:
             self.ours = True
+            if ref.args is not None:  # a call, which waits for the promises in its own arguments
+                before = len(self.holes)
+                self._items(ref.args, enumerate(ref.args))
+                inner = self.holes[before:]
+                del self.holes[before:]
+        found = self._from_ref(ref)
         if type(found) is Call:
+            found.holes = inner
             self.reads.append(found)
             found = found.reply
         container[key] = found

@@ -107,14 +107,14 @@ class Seam:
             _check_here(value._session)
         key = id(value) if type(value) is Stub else reference_key(value)
         cap_id = self._host.lasting(key)
-        if value is self.get_index():
+        if value is self.get_index() and self._exports.reuse:
             return Mine(0, cap_id)
         return _new(Mine, (self._exports.send(key, value).id, cap_id))  # type: ignore[no-any-return]
 
     def _home(self, stub: Stub, path: Path) -> Yours:
         if not self._session.holds(stub):
             raise Released("a stub in the value was given up here (dealloc)")
-        return Yours(stub._id, path)
+        return Yours(stub._id, path, None, not path)
 
     def _promise(self, base: Stub | Cell, path: Path) -> Ref | Inline:
         place = id(base), path
@@ -165,9 +165,10 @@ class Seam:
             return self._imports.receive(ref.id, self._promised, Cell)
 
         target = self.exported(ref.id)
-        if not ref.path:
+        if not ref.path and ref.args is None:
             return target
-        return Call(self._session, target, ref.path, None, None, Cell(self._session))
+        kwargs: dict[str, Any] | None = None if ref.args is None else {}
+        return Call(self._session, target, ref.path, ref.args, kwargs, Cell(self._session))
 
     def _lasting(self, id: int, cap_id: str) -> Stub:
         """The stub of what is registered over there: the one that was reconstructed, if it was."""

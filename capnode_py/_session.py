@@ -160,9 +160,11 @@ class Session:
         self._noted = False
         self._pings: dict[int, Callable[[], None]] = {}
         self._last_nonce = 0
+        self._reading_back: set[Cell] = set()
         self._pinging: set[Cell] = set()
-        self.imports = ImportTable(self._note)
-        self.exports = ExportTable(self, limits.max_exports)
+        self.traits: Traits = codec.traits
+        self.imports = ImportTable(self._note, gapless=self.traits.gapless)
+        self.exports = ExportTable(self, limits.max_exports, reuse=self.traits.reuse_export_ids)
         self.index = Stub(self, 0)
         self.imports.pin(self.index)
         self.error: BaseException | None = None
@@ -172,7 +174,6 @@ class Session:
         self.said_bye = False
         self.unsent = 0
         self.bytes_received = 0
-        self.traits: Traits = codec.traits
         self._outbox = Outbox(codec, wake=driver.wake, wake_later=driver.wake_later)
         self._seam = Seam(self, codec, self.imports, self.exports, get_index, host)
         self._router = Router(self, limits, start=driver.start, backlog=self.backlog)
@@ -346,13 +347,33 @@ class Session:
 
     def ping(self, passed: Callable[[], None], target: Cell | None = None) -> None:
         """Call `passed` when the pong comes; with a target, a position on that promise."""
-        self._last_nonce += 1
         where: tuple[int, ...] = ()
         if target is not None:
             where = (target.import_id,)
             passed = partial(self._router.behind, passed)  # the calls before the pong may be kept
+        if not self.traits.ping:
+            self._read_back(passed, target)
+            return
+        self._last_nonce += 1
         self._pings[self._last_nonce] = passed
         self.control(PING, self._last_nonce, *where)
+
+    def _read_back(self, passed: Callable[[], None], target: Cell | None) -> None:
+        """A ping where there is no such word: what comes back stands behind all that the other side
+        has sent on before."""
+        if target is None:
+            cell = self.outgoing.provide(None)
+        else:
+            cell = self.outgoing.call(target.import_id, (), None, None)
+            cell.pull()
+        self._reading_back.add(cell)
+
+        def read(cell: Cell) -> None:
+            self._reading_back.discard(cell)
+            if self.error is None:
+                passed()
+
+        cell.watch(read)
 
     def ponged(self, nonce: Any) -> bool:
         """The answer of a ping has come; False if there was no such ping."""
@@ -371,7 +392,7 @@ class Session:
         """No more calls from us. Running answers finish."""
         if not self.said_bye and self.error is None:
             self.said_bye = True
-            if self.traits.hello:
+            if self.traits.bye:
                 self.control(BYE)
 
     def ended_cell(self) -> Cell:
@@ -493,6 +514,8 @@ class Session:
         """An answer that was asked for is settled."""
         if self.exports.entries.get(answer.id) is answer:
             self.outgoing.outcome(answer.id, answer)
+            if answer.once:
+                self.incoming.released([answer.id])
 
     def withdraw(self, cell: Cell, why: BaseException | None = None) -> None:
         """Nobody on the other side wants this value: cancel its call if nothing depends on it."""

@@ -37,8 +37,9 @@ class Import(weakref.ref[Any]):
 class ImportTable:
     """What we hold of theirs: objects and promises (ids they chose), questions (ids we chose)."""
 
-    def __init__(self, note: Callable[[Import], None]) -> None:
+    def __init__(self, note: Callable[[Import], None], *, gapless: bool = True) -> None:
         self._note = note
+        self._gapless = gapless
         self.entries: dict[int, Import] = {}
         self.last_question = 0
         self._lowest = 0
@@ -73,7 +74,7 @@ class ImportTable:
             entry.received += 1
             return held
 
-        if id >= 0 or id < self._lowest - 1:
+        if id >= 0 or (id < self._lowest - 1 and self._gapless):
             raise RemoteProtocolError(f"id {id} where a new reference takes {self._lowest - 1}")
         self._lowest = min(self._lowest, id)
         made = make(id)
@@ -132,9 +133,10 @@ need be no more than this; one that is becomes an `Answer` (`ExportTable.find`).
 class ExportTable:
     """What they hold of ours: objects and promises (ids we chose), answers (ids they chose)."""
 
-    def __init__(self, session: Any, max_exports: int) -> None:
+    def __init__(self, session: Any, max_exports: int, *, reuse: bool = True) -> None:
         self._session = session
         self.max = max_exports
+        self.reuse = reuse
         self.entries: dict[int, Export | Answer | Running | Done] = {}
         self._by_key: dict[object, Export] = {}
         self.last_answer = 0
@@ -221,7 +223,9 @@ class ExportTable:
                 )
             self._last_export -= 1
             entry = Export(self._last_export, key, value)
-            self.entries[entry.id] = self._by_key[key] = entry
+            self.entries[entry.id] = entry
+            if self.reuse:
+                self._by_key[key] = entry
             if trace is not None:
                 trace(self, entry.id)
         entry.sent += 1

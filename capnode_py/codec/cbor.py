@@ -58,13 +58,19 @@ _INERT = (Mine, Promised, Yours, Bad, InSet)
 
 _TRAITS = Traits(
     reuse_export_ids=True,
+    gapless=True,
     hello=True,
+    bye=True,
+    calls=True,
+    values=False,
+    streams=False,
     one_way=True,
     cancel=True,
     ping=True,
     kwargs=True,
     cap_ids=True,
     breaks=True,
+    max_message=1 << 62,
 )
 
 # A frame, a message, its arguments and the arrays of tags stand around a value.
@@ -268,6 +274,9 @@ class CborCodec:
 
     def word(self, call: bytes, word: int, /) -> bytes:
         return call[:1] + _SMALL_INTS[word] + call[2:]
+
+    def value(self, value: Any, to_ref: ToRef, /) -> bytes:
+        raise NotImplementedError("this dialect has no such word")
 
     def resolve(self, id: int, value: Any, to_ref: ToRef, /) -> bytes:
         leaf = _LEAVES.get(type(value))

@@ -22,7 +22,7 @@ from capnode_py._session import VERSIONS
 from capnode_py.codec.cbor import TAG_REF
 from capnode_py.testing import FakeDriver, Fence, Wire
 
-CALL, PUSH, PULL, SEND, RESOLVE, REJECT, RELEASE, CANCEL, PING, PONG, BYE, ABORT = WORDS
+CALL, PUSH, PULL, SEND, RESOLVE, REJECT, RELEASE, CANCEL, PING, PONG, BYE, ABORT, *_ = WORDS
 
 
 def frame(*messages: Any) -> bytes:
