@@ -7,6 +7,7 @@ them. The map of the package, in reading order:
 `_errors`        the error tree
 `_limits`        each bound, with the attack that it stops
 `_cap_ids`       text that stands for a reference: made, read, compared
+`_javascript`    Python types for what JavaScript sends
 `_messages`      the words of the protocol, and what a dialect is
 `_stub`          what you hold: Stub, Promise, Target
 `_cell`          a value that is not here yet, and a call on its way
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from . import sync as sync
     from ._doors import Listener, attach, connect, listen, pair
     from ._interface import interface_of
+    from ._javascript import URL, BigInt, Bytes, Headers, undefined
     from ._lasting import MethodRegistry, share, unshare
     from ._leaks import trace_references
     from ._logs import forward_logs, log_receiver
@@ -89,6 +91,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "BigInt": "_javascript",
+    "Bytes": "_javascript",
+    "Headers": "_javascript",
     "Listener": "_doors",
     "MethodRegistry": "_lasting",
     "Peer": "_peer",
@@ -96,6 +101,7 @@ _LAZY = {
     "Serializer": "_remote",
     "Watch": "_peer",
     "SupervisedPeer": "_supervise",
+    "URL": "_javascript",
     "attach": "_doors",
     "attenuate": "_membrane",
     "cap_wrap": "_remote",
@@ -115,6 +121,7 @@ _LAZY = {
     "stream_from_remote": "_remote",
     "supervise": "_supervise",
     "trace_references": "_leaks",
+    "undefined": "_javascript",
     "unshare": "_lasting",
     "wait": "driver._base",
 }
@@ -137,9 +144,12 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "BigInt",
+    "Bytes",
     "CannotPass",
     "Capnode",
     "CapnodeError",
+    "Headers",
     "LimitExceeded",
     "Limits",
     "Listener",
@@ -161,6 +171,7 @@ __all__ = [
     "Stub",
     "SupervisedPeer",
     "Target",
+    "URL",
     "Watch",
     "attach",
     "attenuate",
@@ -182,6 +193,7 @@ __all__ = [
     "stream_from_remote",
     "supervise",
     "trace_references",
+    "undefined",
     "unshare",
     "wait",
 ]

@@ -93,6 +93,8 @@ def connect(
     Args:
         url: ``unix:/path`` or ``tcp://host:port``.
         index: what we offer; or `host`, whose connection it is.
+        dialect: ``"cbor"``, which Python speaks to Python, or ``"capnweb"``, which JavaScript
+            speaks.
         limits: see `Limits`.
         nickname: names the other side in errors and logs.
         tracebacks: send the tracebacks of our handlers' errors to the other side.
@@ -237,6 +239,7 @@ def pair(
     index: Index = None,
     far_index: Index = None,
     *,
+    dialect: str = "cbor",
     limits: Limits | None = None,
     far_limits: Limits | None = None,
     interface: Interface[I_co] = None,
@@ -246,6 +249,7 @@ def pair(
 
     Args:
         index: what the first one offers, `far_index` the second.
+        dialect: what they speak: see `connect`.
         limits, far_limits: likewise.
         interface: what the first one's `Peer.index` is to type checkers, `far_interface` the
             second's; see `connect`.
@@ -255,8 +259,8 @@ def pair(
     """
     check_interface(interface)
     check_interface(far_interface)
-    near_settings = make_settings(index, None, "cbor", limits, "far", tracebacks=True)
-    far_settings = make_settings(far_index, None, "cbor", far_limits, "near", tracebacks=True)
+    near_settings = make_settings(index, None, dialect, limits, "far", tracebacks=True)
+    far_settings = make_settings(far_index, None, dialect, far_limits, "near", tracebacks=True)
 
     async def enter() -> Pair[I_co, J_co]:
         one, other = memory_streams()

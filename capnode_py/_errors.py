@@ -24,8 +24,9 @@ from __future__ import annotations
 import builtins
 import os
 import traceback
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
 
@@ -191,6 +192,7 @@ class RemoteError(CapnodeError):
         remote_type: the class name over there, such as ``"ValueError"`` or ``"BankruptError"``.
         message: the text of the far exception.
         remote_traceback: the far traceback as text, or None.
+        props: what else the error had over there, where the dialect tells it.
     """
 
     __module__ = "capnode_py"
@@ -198,6 +200,7 @@ class RemoteError(CapnodeError):
     remote_type: str = "Exception"
     message: str = ""
     remote_traceback: str | None = None
+    props: Mapping[str, Any] = MappingProxyType({})
 
     def __str__(self) -> str:
         if (

@@ -18,7 +18,7 @@ from ._capnode import Capnode, checked_index
 from ._cell import Cell
 from ._errors import CapnodeError, PeerClosed, again
 from ._limits import Limits
-from ._messages import Hello, Path
+from ._messages import Codec, Hello, Path
 from ._reach import Facade
 from ._session import VERSIONS, Session
 from ._stub import Promise, Stub
@@ -376,12 +376,16 @@ def place_of(own: Session, target: Any, method: str) -> tuple[Stub | Cell, Path]
     return base, path
 
 
+DIALECTS = ("cbor", "capnweb")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What all doors take.
 
     Attributes:
         host: whose connection it is.
+        dialect: a name in `DIALECTS`.
         limits: see `Limits`.
         nickname: names the other side.
         tracebacks: send the tracebacks of our handlers' errors.
@@ -391,6 +395,7 @@ class Settings:
     """
 
     host: Capnode
+    dialect: str
     limits: Limits
     nickname: str
     tracebacks: bool
@@ -418,8 +423,8 @@ def make_settings(
     Raises:
         TypeError, ValueError: with what to write instead.
     """
-    if dialect != "cbor":
-        raise ValueError(f"dialect={dialect!r}: this version speaks 'cbor'")
+    if dialect not in DIALECTS:
+        raise ValueError(f"dialect={dialect!r}: this version speaks {' and '.join(DIALECTS)}")
     given = [index is not None, host is not None, index_for is not None]
     if sum(given) > 1:
         raise TypeError("give one of index=, host= and index_for=")
@@ -432,6 +437,7 @@ def make_settings(
         raise TypeError(f"index_for= takes a plain function of the peer, not {index_for!r}")
     return Settings(
         host=Capnode(index) if host is None else host,
+        dialect=dialect,
         limits=limits or Limits(),
         nickname=nickname,
         tracebacks=tracebacks,
@@ -496,7 +502,7 @@ def make_peer(
     It reads from now on; `Driver.open` waits for the other side's hello.
     """
     limits = settings.limits
-    codec = CborCodec(
+    codec = _make_codec(settings.dialect)(
         limits,
         max_junk=limits.max_junk if settings.takes_junk else 0,
         tracebacks=settings.tracebacks,
@@ -529,7 +535,17 @@ def make_peer(
         except BaseException:
             driver.session.abort(PeerClosed("index_for has refused the connection"))
             raise
+    if not codec.traits.hello:
+        driver.session.holding.hold_index()
     return peer
+
+
+def _make_codec(dialect: str) -> Callable[..., Codec]:
+    if dialect == "capnweb":
+        from .codec.capnweb import CapnwebCodec
+
+        return CapnwebCodec
+    return CborCodec
 
 
 def _driver_of_loop(stream: Carrier, **parts: Any) -> Driver:

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from ._cell import Cell
 from ._errors import CannotPass
+from ._javascript import Undefined
 from ._messages import Path, Step
 from ._stub import FUNCTIONS, Breakable, Promise, Stub, Target
 
@@ -292,6 +293,7 @@ _INSTEAD: tuple[tuple[tuple[type, ...], str], ...] = (
     ((date, time), "write value.isoformat()"),
     ((timedelta,), "write value.total_seconds()"),
     ((os.PathLike,), "write str(value)"),
+    ((Undefined,), "only JavaScript has it; write None"),
     ((complex,), "write [value.real, value.imag]"),
     ((Sequence, Set, ValuesView, deque), "write list(value)"),
     ((Mapping,), "write dict(value)"),
