@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from types import FrameType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -36,15 +36,34 @@ def trace_references() -> Iterator[None]:
         _tables.trace = before
 
 
-def leak_report(session: Session) -> list[str]:
-    """A line for each entry of the two tables but the indexes; none for a quiet connection."""
-    lines = []
-    for id, entry in session.imports.entries.items():
-        if id:
-            lines.append(_line(session.imports, id, _import(id, entry)))
-    exports = session.exports
-    lines += [_line(exports, id, _export(exports.find(id))) for id in exports.entries if id]
-    return lines
+def leak_report(session: Session, known: Container[tuple[str, int]] = ()) -> list[str]:
+    """A line for each entry of the two tables but the indexes; none for a quiet connection.
+
+    Args:
+        session: whose.
+        known: what is left out, of what `entries_of` gave.
+    """
+    imports, exports = session.imports, session.exports
+    return [
+        *(
+            _line(imports, id, _import(id, entry))
+            for id, entry in imports.entries.copy().items()
+            if id and ("import", id) not in known
+        ),
+        *(
+            _line(exports, id, _export(exports.find(id)))
+            for id in exports.entries.copy()
+            if id and ("export", id) not in known
+        ),
+    ]
+
+
+def entries_of(session: Session) -> list[tuple[str, int]]:
+    """The entries of the two tables but the indexes, by ``"import"`` or ``"export"`` and id."""
+    return [
+        *(("import", id) for id in session.imports.entries.copy() if id),
+        *(("export", id) for id in session.exports.entries.copy() if id),
+    ]
 
 
 def _line(table: ImportTable | ExportTable, id: int, what: str) -> str:

@@ -39,6 +39,9 @@ Interface: TypeAlias = "Callable[..., I_co] | None"
 
 T = TypeVar("T")
 
+on_made: Callable[[Any], object] | None = None
+"""Called with each new peer: `capnode_py.testing` looks which of them are left open."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
@@ -79,6 +82,8 @@ class AnyPeer(Generic[I_co]):
         self._nickname = nickname
         self.pid: int | None = None
         driver.peer = self
+        if on_made is not None:
+            on_made(self)
 
     def __repr__(self) -> str:
         stats = self.stats()

@@ -24,9 +24,7 @@ import inspect
 import logging
 import os
 import socket
-import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -37,10 +35,10 @@ import anyio.lowlevel
 import pytest
 
 import capnode_py as capnode
-from capnode_py import Limits, Peer, Remote
+from capnode_py import Limits, Peer, Remote, testing
 from capnode_py._doors import opened
 from capnode_py._peer import Settings, make_peer, make_settings
-from capnode_py.driver._pump import Place, complete, place, the_pump
+from capnode_py.driver._pump import Place, complete, place
 from capnode_py.driver.blocking import BlockingDriver, deadline
 
 DRIVERS = ("asyncio", "uvloop", "trio")
@@ -142,8 +140,7 @@ def any_road(request: pytest.FixtureRequest) -> Road:
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
     """No thread, descriptor or child of a test that blocks is left, and no error was logged."""
-    the_pump()  # whose descriptors stay open
-    with _nothing_left(), _no_error_logged(allowed=False):
+    with testing.nothing_left(trace=False), _no_error_logged(allowed=False):
         yield
 
 
@@ -159,15 +156,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     driver: Any = pyfuncitem.callspec.params["driver"]
     if driver == BLOCKING:
         arguments = {name: values[name] for name in names}
-        the_pump()  # whose descriptors stay open
-        with _nothing_left(), _no_error_logged(allowed="caplog" in values):
+        with testing.nothing_left(trace=False), _no_error_logged(allowed="caplog" in values):
             _run_blocking(pyfuncitem.obj, arguments, road)
         return True
 
     run = _RUNNERS[driver]
     _warm_up(run)
     test = _Test(pyfuncitem.obj, {name: values[name] for name in names}, road)
-    with _nothing_left(), _no_error_logged(allowed="caplog" in values):
+    with testing.nothing_left(trace=False), _no_error_logged(allowed="caplog" in values):
         run(test.run)
     return True
 
@@ -187,7 +183,8 @@ class _Test:
         self._road = road
 
     async def run(self) -> None:
-        before = _tasks()
+        nothing_left = testing.nothing_left(trace=False)
+        nothing_left.begin()
         failure: BaseException | None = None
         async with anyio.create_task_group() as helpers:  # of the road, such as a relay
             if self._road is not None:
@@ -205,9 +202,10 @@ class _Test:
                 with anyio.move_on_after(HANGS_AFTER):
                     await self._road.close()
             helpers.cancel_scope.cancel()
+        nothing_left.end()
         if failure is not None:
             raise failure
-        await _until(lambda: _tasks() <= before, lambda: f"tasks left: {_tasks() - before}")
+        await nothing_left.acheck()
 
 
 class _Settings(NamedTuple):
@@ -253,25 +251,7 @@ class Road:
 
     async def check_tables(self) -> None:
         """Both ends of each pair hold the two indexes and no more; a closed one nothing."""
-        for attempt in range(10):
-            if not self._holding():
-                return
-            if attempt:
-                gc.collect()
-            # A release here can lead to one there, and on to the next pair.
-            for peer in (peer for pair in self._pairs for peer in pair):
-                with contextlib.suppress(capnode.PeerClosed, capnode.PeerLost):
-                    await peer.ping()
-        pytest.fail(f"held after the test: {self._holding()}", pytrace=False)
-
-    def _holding(self) -> list[Peer]:
-        """The peers that hold more than they should."""
-        return [
-            peer
-            for pair in self._pairs
-            for peer in pair
-            if _held(peer) != ((0, 0) if peer.is_closed else (1, 1))
-        ]
+        await testing.check_peers_quiet(*(peer for pair in self._pairs for peer in pair))
 
     async def close(self) -> None:
         for pair in self._pairs:
@@ -362,11 +342,6 @@ class Road:
         one.add_remote_message_listener(other.receive_message)
         other.add_remote_message_listener(one.receive_message)
         return await _both(opened(one), opened(other))
-
-
-def _held(peer: Peer) -> tuple[int, int]:
-    stats = peer.stats()
-    return stats.imports, stats.exports
 
 
 async def _both(one: Awaitable[Peer], other: Awaitable[Peer]) -> tuple[Peer, Peer]:
@@ -529,53 +504,6 @@ def _run_trio(main: Callable[[], Any]) -> None:
 
 
 _RUNNERS = {"asyncio": _run_asyncio, "uvloop": _run_uvloop, "trio": _run_trio}
-
-
-def _tasks() -> set[Any]:
-    """The tasks of this loop. Of trio only their number is known, which stands for them."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return set(range(trio.lowlevel.current_statistics().tasks_living))
-    return set(asyncio.all_tasks())
-
-
-async def _until(holds: Callable[[], bool], otherwise: Callable[[], str]) -> None:
-    """Let the loop turn until it holds. What has been told to end takes a few turns more."""
-    give_up = time.monotonic() + 2
-    while not holds():
-        if time.monotonic() > give_up:
-            pytest.fail(otherwise())
-        await anyio.lowlevel.checkpoint()
-
-
-@contextlib.contextmanager
-def _nothing_left() -> Iterator[None]:
-    threads, descriptors = set(threading.enumerate()), _descriptors()
-    yield
-    for thread in set(threading.enumerate()) - threads:
-        if not thread.name.startswith("Trio"):  # trio keeps its idle threads for a while
-            thread.join(2)
-            assert not thread.is_alive(), f"a thread is left: {thread}"
-    left = {fd: what for fd, what in _descriptors().items() if descriptors.get(fd) != what}
-    assert not left, f"descriptors are left: {left}"
-    assert not _has_children(), "a child process is left"
-
-
-def _descriptors() -> dict[str, str]:
-    found = {}
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # that of the listing itself
-            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
-    return found
-
-
-def _has_children() -> bool:
-    """Is there a child of ours, running or not reaped?"""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

@@ -42,6 +42,9 @@ class Stream(Protocol):
     async def aclose(self) -> None: ...
 
 
+LOOP_ENDED = "the event loop has ended"
+
+
 class LoopDriver(Driver):
     """What is the same for every anyio loop, whatever carries the bytes."""
 
@@ -205,7 +208,7 @@ class AnyioDriver(LoopDriver):
             with anyio.CancelScope(shield=True):
                 await self._close_stream()
             if self.session.error is None:  # the loop itself is ending
-                self.session.end(PeerLost("the event loop has ended"))
+                self.session.end(PeerLost(LOOP_ENDED))
             self._served = True
             self._stream_closed.set()
             self._do_errands()

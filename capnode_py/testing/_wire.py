@@ -1,4 +1,4 @@
-"""For tests: sessions joined by a fake wire, fences, and leak checks.
+"""Sessions joined by a fake wire, and fences.
 
 No event loop, no descriptor and no thread, so that a test decides what happens when::
 
@@ -13,8 +13,6 @@ No event loop, no descriptor and no thread, so that a test decides what happens 
 
 Handlers may be coroutines, but nothing here knows asyncio or trio: they can await promises, and
 `Fence`, the event that a test sets when a handler is to go on.
-
-For real peers: `check_peers_quiet`.
 """
 
 from __future__ import annotations
@@ -27,19 +25,17 @@ from contextvars import Context, copy_context
 from types import FunctionType
 from typing import Any, NamedTuple, NoReturn, Self
 
-from ._capnode import Capnode, Index
-from ._cell import Call, Cell
-from ._incoming import TOLD
-from ._leaks import leak_report
-from ._limits import Limits
-from ._messages import WORDS, Hello
-from ._peer import Peer
-from ._session import VERSIONS
-from ._tables import Running
-from .codec.cbor import CborCodec
-from .driver._base import Driver
-
-__all__ = ["FakeDriver", "Fence", "Frame", "Message", "Task", "Wire", "check_peers_quiet"]
+from .._capnode import Capnode, Index
+from .._cell import Call, Cell
+from .._incoming import TOLD
+from .._leaks import leak_report
+from .._limits import Limits
+from .._messages import WORDS, Hello
+from .._peer import Peer
+from .._session import VERSIONS
+from .._tables import Running
+from ..codec.cbor import CborCodec
+from ..driver._base import Driver
 
 
 class Message(NamedTuple):
@@ -570,30 +566,6 @@ class Wire:
         leaks = self.leaks()
         if leaks:
             raise AssertionError("left behind:\n  " + "\n  ".join(leaks))
-
-
-async def check_peers_quiet(*peers: Peer, rounds: int = 20) -> None:
-    """Assert that real peers hold nothing of each other but the two indexes.
-
-    A ping is the fence: what either side has released before it has arrived after it.
-
-    Args:
-        peers: in this process; those that are closed hold nothing.
-        rounds: how many pings to try, since giving up one thing may free another.
-    """
-    for _ in range(rounds):
-        gc.collect()
-        noisy = []
-        for peer in peers:
-            if not peer.is_closed:
-                await peer.ping()
-                stats = peer.stats()
-                if (stats.imports, stats.exports) != (1, 1):
-                    noisy.append(peer)
-        if not noisy:
-            return
-    held = [f"{peer!r}: {what}" for peer in noisy for what in leak_report(peer._session)]
-    raise AssertionError("left behind:\n  " + "\n  ".join(held))
 
 
 async def _awaiting(awaitable: Awaitable[Any]) -> Any:
