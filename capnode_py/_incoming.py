@@ -65,6 +65,9 @@ class Incoming:
         driver: runs the usual ones at once.
 
     Attributes:
+        last: while it is handled, the last message of a read, but for a release behind it
+            (`finish` handles that before its turn). Then nothing is left to do here, and a handler
+            that it starts may wait, and have more read, under this.
         messages: how many have come.
         heard_bye: the other side makes no more calls.
     """
@@ -83,6 +86,8 @@ class Incoming:
         # Imports that have an outcome and are not released yet, with what still waits in its value.
         self._resolved: dict[int, Holes | None] = {}
         self._broken_ids: set[int] = set()
+        self.last: list[Any] | None = None
+        self._behind: list[Any] | None = None
         self.messages = 0
         self.heard_bye = False
         self._words: dict[int, Callable[[list[Any]], None]] = {
@@ -104,8 +109,8 @@ class Incoming:
         if session.traits.streams:
             self._words[STREAM] = self._stream
 
-    def frame(self, messages: list[list[Any]], marked: bool, size: int) -> None:  # noqa: FBT001 - the codec's
-        """Handle the messages of a frame, strictly one by one.
+    def frame(self, messages: list[list[Any]], marked: bool, size: int, last: bool) -> None:  # noqa: FBT001 - the codec's
+        """Handle the messages of a frame, strictly one by one; `last`: it ends what was read.
 
         Raises:
             RemoteProtocolError: no correct peer sends this.
@@ -116,6 +121,10 @@ class Incoming:
         if len(messages) != 1:
             self._share = size // (len(messages) or 1)
             self._cancelled = _cancelled(messages)
+        if last and messages:
+            if len(messages) > 1 and _is_release(messages[-1]):
+                self._behind = messages.pop()
+            self.last = messages[-1]
         session = self._session
         for message in messages:
             try:
@@ -128,8 +137,16 @@ class Incoming:
             handle(message)
             if session.error is not None:
                 return
+        self.finish()
         if self._cancelled:
             self._cancelled = _NONE
+
+    def finish(self) -> None:
+        """The last message of a read is handled, or its function is found and may be run."""
+        self.last = None
+        if self._behind is not None:
+            behind, self._behind = self._behind, None
+            self._release(behind)
 
     def _usual_call(self, message: list[Any]) -> None:
         """A call of a plain function that is here, with all its arguments, while nothing is kept
@@ -457,6 +474,10 @@ def _provided(answer: Answer, root: list[Any], error: BaseException | None, *, o
         answer.fulfil(root[0])
     else:
         answer.reject(error)
+
+
+def _is_release(message: Any) -> bool:
+    return type(message) is list and message[:1] == [RELEASE] and type(message[0]) is int
 
 
 def _padded(message: list[Any]) -> list[Any]:

@@ -246,11 +246,7 @@ class Session:
         """What awaiting a promise does: the value, when it is here."""
         cell = base if type(base) is Cell and not path else as_cell(base, path)
         if cell.state < FULFILLED:
-            if cell.pulled == UNDECIDED and cell.import_id:
-                cell.pulled = PULLED  # which the word of its call will say
-            elif cell.pulled != PULLED:
-                cell.pull()
-            cell.awaiting += 1
+            self._start_awaiting(cell)
             waiter = self._driver.wait(cell)
             try:
                 yield from waiter
@@ -270,6 +266,13 @@ class Session:
         if cell.state == REJECTED:
             raise again(cell.value)
         return cell.value
+
+    def _start_awaiting(self, cell: Cell) -> None:
+        if cell.pulled == UNDECIDED and cell.import_id:
+            cell.pulled = PULLED  # which the word of its call will say
+        elif cell.pulled != PULLED:
+            cell.pull()
+        cell.awaiting += 1
 
     def _stopped_awaiting(self, cell: Cell) -> None:
         """When the last task that waited is cancelled, so is the call (rule 9)."""
@@ -630,10 +633,12 @@ class Session:
             return
         self.bytes_received += len(data)
         try:
-            for item in self._codec.feed(data):
+            items = self._codec.feed(data)
+            last = items[-1] if type(items) is list and items else None
+            for item in items:
                 if type(item) is bytes:
                     messages, marked = self._codec.decode(item)
-                    self.incoming.frame(messages, marked, len(item))
+                    self.incoming.frame(messages, marked, len(item), item is last)
                 else:
                     self._greet(cast(Hello, item))
                 if self.error is not None:

@@ -43,7 +43,7 @@ RELEASE_DELAY = 0.01
 
 current: contextvars.ContextVar[Any] = contextvars.ContextVar("capnode_py.current_peer")
 
-_PLAIN = frozenset((type(None), bool, int, float, str, bytes, list, dict, tuple))
+PLAIN = frozenset((type(None), bool, int, float, str, bytes, list, dict, tuple))
 
 Explain = Callable[[PeerLost], Coroutine[Any, Any, BaseException]]
 
@@ -245,7 +245,7 @@ class Driver:
             current.reset(token)
 
         kind = type(result)
-        if kind not in _PLAIN and (kind is CoroutineType or hasattr(kind, "__await__")):
+        if kind not in PLAIN and (kind is CoroutineType or hasattr(kind, "__await__")):
             call = self.session.in_full(id, running)
             if isinstance(result, FAR):
                 self.session.finish(call, result)
@@ -542,6 +542,11 @@ class Driver:
         self.close(None)
 
     @property
+    def is_busy(self) -> bool:
+        """Does a handler run, or wait?"""
+        return bool(self._running)
+
+    @property
     def is_closing(self) -> bool:
         """Has the end begun?"""
         return self._closing
@@ -562,7 +567,7 @@ class Driver:
                 started.watch(lambda _: begun.set())
                 self.fence(started)
                 await self.within(self.limits.close_timeout, begun.wait)
-            if self._running and self.session.error is None:
+            if self.is_busy and self.session.error is None:
                 await self._until_idle()
             await self.within(self.limits.close_timeout, self.finish_writing)
             self.session.end(error or PeerClosed("this side has closed the connection"))

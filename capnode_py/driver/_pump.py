@@ -24,6 +24,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -56,24 +57,26 @@ class Place:
         deadline: when a wait is to be given up, or None.
         awaits: calls give promises, to be awaited: inside an ``async def``, or a pipeline.
         depth: how many handlers are below on this stack.
+        entry: of a usual call, its id and its entry: it has no `call` until its handler waits.
     """
 
-    __slots__ = ("awaits", "call", "deadline", "depth", "driver")
+    __slots__ = ("awaits", "call", "deadline", "depth", "driver", "entry")
 
     def __init__(
         self,
-        *,
         driver: BlockingDriver | None = None,
         call: Call | None = None,
         deadline: float | None = None,
-        awaits: bool = False,
+        awaits: bool = False,  # noqa: FBT001, FBT002 - one is made for each handler: names cost
         depth: int = 0,
+        entry: Any = None,
     ) -> None:
         self.driver = driver
         self.call = call
         self.deadline = deadline
         self.awaits = awaits
         self.depth = depth
+        self.entry = entry
 
 
 place: ContextVar[Place] = ContextVar("capnode_py.place", default=Place())  # noqa: B039 - as a constant
@@ -125,6 +128,7 @@ class Pump:
         self.noted: deque[BlockingDriver] = deque()
         self.unflushed: deque[BlockingDriver] = deque()
         self._changed = threading.Condition(self.lock)
+        self._raised: tuple[int, BaseException] | None = None
         self._sleeping = 0
         self._polling = False
         self._poll = select.poll()
@@ -234,12 +238,12 @@ class Pump:
     def wait(self, until: Settling) -> None:
         """`drive`, with the lock held or not."""
         if self.lock._is_owned():
-            self.drive(until)
+            self.drive(until, place.get())
         else:
             with self.lock:
-                self.drive(until)
+                self.drive(until, place.get())
 
-    def drive(self, until: Settling) -> None:
+    def drive(self, until: Settling, here: Place) -> None:
         """Wait until it is settled, and do meanwhile whatever there is to do.
 
         The calls that came before its settling are started before this returns.
@@ -248,10 +252,10 @@ class Pump:
             Elapsed: the deadline of this place has passed.
             Withdrawn: the caller of the handler that waits here does not want its answer any more.
         """
-        here = place.get()
-        call, deadline = here.call, here.deadline
+        deadline = here.deadline
         if here.driver is not None:
-            here.driver.pause()
+            here.driver.pause(here)
+        call = here.call
         turned = False
         try:
             while until.state < FULFILLED:
@@ -271,6 +275,8 @@ class Pump:
                 else:
                     self._turn(deadline)
                     turned = True
+                if self._raised is not None:
+                    self._raise()
             for _ in range(len(self.jobs)):
                 if self.jobs:  # else a handler that waits has run them
                     self.jobs.popleft()()
@@ -279,6 +285,16 @@ class Pump:
                 self.flush()
             if here.driver is not None:
                 here.driver.resume()
+
+    def raise_soon(self, error: BaseException) -> None:
+        """Let the innermost wait of this thread raise it, once the engine is done."""
+        self._raised = get_ident(), error
+
+    def _raise(self) -> None:
+        if self._raised is not None and self._raised[0] == get_ident():
+            error = self._raised[1]
+            self._raised = None
+            raise error
 
     def _run_errand(self) -> None:
         errand = self.errands.popleft()

@@ -14,22 +14,24 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import Token
 from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
-from .._cell import Call, Cell
-from .._errors import LimitExceeded
+from .._cell import FULFILLED, REJECTED, Call, Cell
+from .._errors import LimitExceeded, again
 from .._incoming import TOLD
 from .._messages import Path
 from .._reach import DESCRIBE, FAR, IN_THREAD, callable_from_afar, reach
+from .._seam import as_cell
 from .._session import Session
 from .._stub import Promise, Stub
 from .._tables import Running
-from ._base import current, is_to_await
+from ._base import PLAIN, current, is_to_await
 from ._descriptor import DescriptorDriver
 from ._pump import STOPPED, Elapsed, Event, Place, Timer, complete, place, the_pump
 
@@ -59,22 +61,52 @@ class LockedSession(Session):
             return Session.call(self, base, path, args, kwargs)
         with lock:
             try:
-                promise = Session.call(self, base, path, args, kwargs)
+                if type(base) is Stub:
+                    cell = self.outgoing.call(base._id, path, args, kwargs)
+                else:
+                    cell = self._call_through(base, path, args, kwargs)
             except Exception:
                 raise
             except BaseException as error:
                 self._driver.interrupted(error)
                 raise
-            if place.get().awaits:
-                return promise
-            return get(promise)
+            here = place.get()
+            if here.awaits:
+                return Promise(self, cell, ())
+            return self._value(cell, here)
 
     def wait(self, base: Stub | Cell, path: Path) -> Generator[Any, Any, Any]:
         lock = self._driver.lock
         if lock._is_owned():
-            return (yield from Session.wait(self, base, path))
+            return self._awaited(base, path)
         with lock:
-            return (yield from Session.wait(self, base, path))
+            return self._awaited(base, path)
+        yield  # what makes it a generator, as its callers ask for
+
+    def _awaited(self, base: Stub | Cell, path: Path) -> Any:
+        cell = base if type(base) is Cell and not path else as_cell(base, path)
+        return self._value(cell, place.get())
+
+    def _value(self, cell: Cell, here: Place) -> Any:
+        """The value of a cell, when it is here: `Session.wait` without a loop."""
+        driver = self._driver
+        if cell.state < FULFILLED:
+            self._start_awaiting(cell)
+            try:
+                driver._pump.drive(cell, here)
+            except BaseException:  # a timeout, Ctrl-C: whatever ends a wait gives it up
+                cell.awaiting -= 1
+                self._stopped_awaiting(cell)
+                del cell  # the traceback holds this frame: a late result would stay with it
+                raise
+            cell.awaiting -= 1
+        if driver.starting and (cell.ours or not cell.import_id):
+            fence = Cell(self)
+            driver.fence(fence)
+            driver._pump.drive(fence, here)
+        if cell.state == REJECTED:
+            raise again(cell.value)
+        return cell.value
 
     def far_names(self, base: Stub | Cell, path: Path) -> list[str]:
         """What the other side says can be named there."""
@@ -122,7 +154,7 @@ class BlockingDriver(DescriptorDriver):
 
     def __init__(self, stream: tuple[int, int], **settings: Any) -> None:
         self._pump = the_pump()
-        self._busy = 0
+        self._busy = 0  # how many handlers run, and do not wait
         self._held_back = False
         self._closing_in = 0
         self._woke = 0.0
@@ -179,13 +211,11 @@ class BlockingDriver(DescriptorDriver):
 
     # Waiting.
 
-    def wait(self, cell: Cell) -> Generator[Any, Any, Any]:
-        self._pump.drive(cell)
-        return
-        yield  # what makes it a generator, as the engine asks for
+    def wait(self, cell: Cell) -> Iterable[Any]:
+        raise NotImplementedError  # `LockedSession` waits in place
 
     def is_cancellation(self, error: BaseException) -> bool:
-        return True  # whatever ends a wait (a timeout, Ctrl-C) gives it up
+        raise NotImplementedError
 
     def block_on(self, promise: Promise, timeout: float | None) -> Any:
         """The value of a promise.
@@ -223,7 +253,10 @@ class BlockingDriver(DescriptorDriver):
 
     def received(self, data: bytes) -> None:
         try:
-            super().received(data)
+            self.session.receive(data)
+        except Exception as error:
+            logger.exception("a bug in capnode_py ends the session; please report it")
+            self._broke(error)
         except BaseException as error:
             self.interrupted(error)
             raise
@@ -247,10 +280,69 @@ class BlockingDriver(DescriptorDriver):
     # Handlers.
 
     def run(self, id: int, running: Running) -> Any:
-        call = self.session.in_full(id, running)
-        call.started = False  # not yet: a cancel that comes first is to find it so
-        self.start(call)
-        return TOLD
+        function, _, message = running
+        incoming = self.session.incoming
+        pump = self._pump
+        here = place.get()
+        if message is not incoming.last or pump.jobs or self._busy or here.depth > _DEEP:
+            call = self.session.in_full(id, running)
+            call.started = False  # not yet: a cancel that comes first is to find it so
+            self.start(call)
+            return TOLD
+
+        # Nothing else is to be done before it, or behind it in what was read: so it may run here,
+        # and wait here, as a job would.
+        incoming.finish()
+        if pump.unflushed:
+            pump.flush()
+        here = Place(self, None, None, False, here.depth + 1, (id, running))
+        tokens = place.set(here), current.set(self.peer)
+        self._busy += 1
+        args = message[3]
+        del message
+        pump.lock.release()
+        try:
+            try:
+                result = function(*args)
+                if type(result) not in PLAIN and is_to_await(result):
+                    here.awaits = True
+                    result = complete(_awaited(result))
+            finally:
+                pump.lock.acquire()
+                self._handled(here, tokens)
+        except BaseException as error:  # noqa: BLE001 - rule 8: every call is answered
+            self.session.fail(here.call or self.session.in_full(id, running), error)
+            if isinstance(error, KeyboardInterrupt):
+                pump.raise_soon(error)
+            return TOLD
+        return result
+
+    def _in_full(self, here: Place) -> Call:
+        """The call of the handler that runs there."""
+        if here.call is None:
+            here.call = self.session.in_full(*here.entry)
+            self._running.add(here.call)
+            if self.session.error is not None:
+                self.stop(here.call)
+        return here.call
+
+    def _handled(self, here: Place, tokens: tuple[Token[Place], Token[Any]]) -> None:
+        """The handler that ran there has returned."""
+        place.reset(tokens[0])
+        current.reset(tokens[1])
+        self._busy -= 1
+        if here.call is not None:
+            self._running.discard(here.call)
+        if self._held_back and not self._busy:
+            self._launch_held_back()
+        if self._idle and not self.is_busy:
+            self._tell(self._idle)
+        if self._pump.is_shared:
+            self._pump.stir()
+
+    @property
+    def is_busy(self) -> bool:
+        return self._busy > 0 or bool(self._running)
 
     def start(self, call: Call) -> None:
         # Never at once: a handler may wait, and so read on, while the engine is in mid-frame.
@@ -266,14 +358,19 @@ class BlockingDriver(DescriptorDriver):
         else:
             self.take_oldest()
 
-    def pause(self) -> None:
-        """The handler that runs begins to wait: another may run."""
+    def pause(self, here: Place) -> None:
+        """The handler that runs there begins to wait: another may run."""
+        if here.call is None:
+            self._in_full(here)
         self._busy -= 1
         if self._held_back and not self._busy:
-            self._held_back = False
-            for _ in self.starting:
-                self.launch()
-            self._pump.stir()
+            self._launch_held_back()
+
+    def _launch_held_back(self) -> None:
+        self._held_back = False
+        for _ in self.starting:
+            self.launch()
+        self._pump.stir()
 
     def resume(self) -> None:
         """It goes on."""
@@ -291,8 +388,7 @@ class BlockingDriver(DescriptorDriver):
         pump = self._pump
         if pump.unflushed and monotonic() - self._woke > _LATE:
             pump.flush()
-
-        here = Place(driver=self, call=call, depth=here.depth + 1)
+        here = Place(self, call, None, False, here.depth + 1)
         tokens = place.set(here), current.set(self.peer)
         self._busy += 1
         pump.lock.release()
@@ -301,14 +397,7 @@ class BlockingDriver(DescriptorDriver):
                 result, rest = _run(call, here)
             finally:
                 pump.lock.acquire()
-                place.reset(tokens[0])
-                current.reset(tokens[1])
-                self.pause()
-                self._running.discard(call)
-                if self._idle and not self._running:
-                    self._tell(self._idle)
-                if pump.is_shared:
-                    pump.stir()
+                self._handled(here, tokens)
         except BaseException as error:
             self.failed(call, error)
             if isinstance(error, KeyboardInterrupt):
@@ -324,7 +413,7 @@ class BlockingDriver(DescriptorDriver):
         self._pump.jobs.append(partial(self._tell_user, partial(function, *args)))
 
     def _tell_user(self, function: Callable[[], Any]) -> None:
-        here = Place(depth=place.get().depth + 1)
+        here = Place(None, None, None, False, place.get().depth + 1)
         tokens = place.set(here), current.set(self.peer)
         try:
             self.outside(partial(_run_logged, function, here))
@@ -434,15 +523,10 @@ def deadline(seconds: float | None) -> Generator[None]:
     if when is None or (outer.deadline is not None and outer.deadline < when):
         yield
         return
-    token = place.set(
-        Place(
-            driver=outer.driver,
-            call=outer.call,
-            deadline=when,
-            awaits=outer.awaits,
-            depth=outer.depth,
-        )
-    )
+    if outer.driver is not None and outer.call is None:
+        with outer.driver.lock:
+            outer.driver._in_full(outer)
+    token = place.set(Place(outer.driver, outer.call, when, outer.awaits, outer.depth))
     try:
         yield
     finally:
