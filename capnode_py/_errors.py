@@ -204,7 +204,7 @@ class RemoteError(CapnodeError):
 
     def __str__(self) -> str:
         if (
-            self.remote_type == "Exception"
+            self.remote_type in ("Exception", "Error")
             or type(self).__name__ == f"RemoteError[{self.remote_type}]"
         ):
             return self.message
