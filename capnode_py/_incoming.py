@@ -33,6 +33,7 @@ from ._messages import (
     STREAM,
     VALUE,
     WORDS,
+    Recording,
 )
 from ._payload import Holes, Payload, bad_payload
 from ._reach import plain_function
@@ -240,7 +241,10 @@ class Incoming:
 
         if type(path) is not list or type(kwargs) is not dict or self.heard_bye:
             raise _malformed_call(message, after_bye=self.heard_bye)
-        if type(args) is not list and (args is not None or len(message) > 3):
+        if type(args) is Recording:
+            if len(message) > 4:
+                raise _malformed_call(message)
+        elif type(args) is not list and (args is not None or len(message) > 3):
             raise _malformed_call(message)
         for step in path:
             if type(step) is not str and type(step) is not int:

@@ -26,6 +26,12 @@ class Limits:
     """References and unreleased answers of ours that the other side may hold. Stops a peer that
     calls for ever and never releases."""
 
+    max_map: int = 100_000
+    """Calls, reads and inner maps that one message may cause by `map`, all items taken together,
+    those of maps in the map too. What they build of values is bounded by `max_frame`. Stops a
+    message of some hundred bytes that makes a million calls, or a value that doubles forty times.
+    """
+
     high_water: int = 1 * MIB
     """Unsent bytes above which nothing new is started for this peer, and `drain` waits. Stops a
     peer that calls and does not read its answers."""

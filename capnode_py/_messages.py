@@ -26,13 +26,13 @@ message                                               meaning
                                                       has been sent (`Traits.streams`)
 ====================================================  ==============================================
 
-Without args it is a property read. `path` is a list of names and integers. Instead of an id, the
-target of a call may be a cap_id.
+Without args it is a property read; with a `Recording` in their place, a map. `path` is a list of
+names and integers. Instead of an id, the target of a call may be a cap_id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, final
 
@@ -111,6 +111,42 @@ class Inline(NamedTuple):
     """Not a reference after all: encode this value in its place."""
 
     value: Any
+
+
+class Slot(NamedTuple):
+    """In a `Recording`: what stands in a slot, what a path from there leads to, or what calling
+    that gives.
+
+    Attributes:
+        id: 0 is the item; k what the k-th instruction gave; -k the k-th capture.
+        path: from there.
+        args: None for a read; a list of values, with slots in them, for a call; a `Recording`
+            whose captures are slot ids, for a map inside of the map.
+    """
+
+    id: int
+    path: Path = ()
+    args: Any = None
+    kwargs: Any = {}  # noqa: RUF012 - which nobody changes
+
+
+class Recording(NamedTuple):
+    """A function for `map`, in the place of the arguments of a call: what it did with its argument
+    is to be done with each item of the list that the path leads to.
+
+    Attributes:
+        captures: the references that it uses.
+        instructions: values with slots in them, at least one; what the last gives is the result.
+        work: what counts it, where it is done (`_map.py`).
+    """
+
+    captures: Sequence[Any]
+    instructions: Sequence[Any]
+    work: Any = None
+
+
+IN_RECORDING: Final = "what the function for map does"
+"""The root of a `CannotPass` for a value in a recording."""
 
 
 class Bad(NamedTuple):
@@ -247,6 +283,8 @@ class Codec(Protocol):
     """
 
     traits: Traits
+    features: Collection[str]
+    """What both hellos name, once they have come."""
     max_depth: int
     tracebacks: bool
     where: str
@@ -258,7 +296,8 @@ class Codec(Protocol):
     def hello(self, hello: Hello) -> bytes: ...
 
     def call(self, target: At, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> bytes:
-        """A `CALL`, whose word can still be changed by `word`. `args` None is a read."""
+        """A `CALL`, whose word can still be changed by `word`. `args` None is a read, and a
+        `Recording` a map."""
 
     def word(self, call: bytes, word: int, /) -> bytes:
         """The same call under another word: `PUSH` or `SEND`."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from ._cell import REJECTED, Call, Cell, Waiting
 from ._errors import CapnodeError, RemoteProtocolError
-from ._messages import Bad, InSet, Mine, Promised, Ref, Yours, as_set
+from ._messages import Bad, InSet, Mine, Promised, Recording, Ref, Slot, Yours, as_set
 
 _REFS = (Mine, Promised, Yours)
 
@@ -52,6 +52,10 @@ class Payload:
                 self._reference(container, key, item)
             elif kind is InSet:
                 container[key] = self._set(item)
+            elif kind is Recording and container is self.root:
+                self._recording(item)
+            elif kind is Slot or kind is Recording:
+                self._bad("a slot or a function for map where none can stand", list(item))
             elif kind is Bad:
                 self._bad(item.reason, item.content)
 
@@ -87,6 +91,29 @@ class Payload:
             self.bad = self.bad or f"a set that cannot be built ({error})"
             return set()
 
+    def _recording(self, recording: Recording) -> None:
+        """Its captures are the references of the message. Nobody waits for those that are promises:
+        they are called through, and passed on, as such."""
+        before = len(self.holes)
+        self._items(recording.captures, enumerate(recording.captures))
+        del self.holes[before:]
+        for instruction in recording.instructions:
+            self._instruction(instruction)
+
+    def _instruction(self, item: Any) -> None:
+        kind = type(item)
+        if kind is list:
+            for each in item:
+                self._instruction(each)
+        elif kind is dict:
+            self._instruction(list(item.values()))
+        elif kind is Slot:
+            self._instruction([item.args, item.kwargs])
+        elif kind is Recording:
+            self._instruction([*item.captures, *item.instructions])
+        elif kind in _REFS or kind is InSet or kind is Bad:
+            self._bad("a function for map, with a reference beside its captures", [item])
+
     def _bad(self, reason: str, content: Any) -> None:
         self.bad = self.bad or reason
         content = _thawed(content)
@@ -100,7 +127,7 @@ def _thawed(content: Any) -> list[Any]:
 
 def _thaw(item: Any) -> Any:
     kind = type(item)
-    if kind is tuple or kind is list or kind is frozenset:
+    if kind is tuple or kind is list or kind is frozenset or kind is Slot or kind is Recording:
         return [_thaw(member) for member in item]
     if isinstance(item, Mapping):
         return {key: _thaw(value) for key, value in item.items()}

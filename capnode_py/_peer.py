@@ -20,7 +20,7 @@ from ._errors import CapnodeError, PeerClosed, again
 from ._limits import Limits
 from ._messages import Codec, Hello, Path
 from ._reach import Facade
-from ._session import VERSIONS, Session
+from ._session import FEATURES, VERSIONS, Session
 from ._stub import Promise, Stub
 from .codec.cbor import MAX_NAME, CborCodec
 from .driver._base import Driver
@@ -516,6 +516,7 @@ def make_peer(
         codec.where = settings.nickname
     hello = Hello(
         versions=VERSIONS,
+        features=FEATURES,
         max_frame=limits.max_frame,
         max_depth=limits.max_depth,
         session_id=secrets.token_bytes(16),

@@ -41,12 +41,14 @@ from ._messages import (
     ABORT,
     BYE,
     CANCEL,
+    IN_RECORDING,
     PING,
     PULL,
     UNNAMED,
     Codec,
     Hello,
     Path,
+    Recording,
     Traits,
     agreed_version,
 )
@@ -61,6 +63,8 @@ from ._tables import ExportTable, Import, ImportTable, Running
 logger = logging.getLogger("capnode_py.session")
 
 VERSIONS = (1,)
+FEATURES = ("map",)
+"""What this side can do beyond the first version; used if the other side's hello names it too."""
 
 
 class Driver(Protocol):
@@ -226,10 +230,13 @@ class Session:
         holes: list[Hole] = []
         if args is not None:
             try:
-                (args, kwargs), holes = self.localize([list(args), kwargs])
+                plain = args if type(args) is Recording else list(args)
+                (args, kwargs), holes = self.localize([plain, kwargs])
             except CannotPass as error:
                 error.root = "argument"
                 del error.path[0]
+                if type(args) is Recording:
+                    error.root, error.path = IN_RECORDING, []
                 raise
         return Call(self, base, path, args, kwargs, None, holes)
 
@@ -717,6 +724,7 @@ class Session:
         self.outgoing.max_message = hello.max_frame - _AROUND_MESSAGE
         self._outbox.limit(self.outgoing.max_message)
         self._codec.max_depth = min(self._codec.max_depth, hello.max_depth)
+        self._codec.features = set(self._hello.features) & set(hello.features)
         self.holding.hold_index()
         self._driver.greeted()
 

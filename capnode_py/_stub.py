@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Generator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, Self, final
 from weakref import WeakKeyDictionary
 
@@ -34,6 +35,11 @@ FUNCTIONS = (
 )
 """What passes by reference as a function, and can be called from afar."""
 
+
+recorders: list[Any] = []
+"""Those that record a function for `map` now (`_map.py`), in any thread: none, nearly always."""
+recording: ContextVar[Any] = ContextVar("capnode_py.recording", default=None)
+"""The one that records here."""
 
 GIVEN_UP: Final = 1 << 80
 """The id of a stub that was given up: no id of any table."""
@@ -169,15 +175,18 @@ class Stub(Breakable):
         self._cap_id = None
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Promise:
-        return self._session.call(self, (), args, kwargs)  # type: ignore[no-any-return]
+        session = self._session
+        if recorders:
+            session = recording.get() or session
+        return session.call(self, (), args, kwargs)  # type: ignore[no-any-return]
 
     def __getattr__(self, name: str) -> Promise:
         if name[:1] == "_":
-            raise _private(name)
+            raise private_name(name)
         return Promise(self._session, self, (name,))
 
     def __getitem__(self, step: Step) -> Promise:
-        return Promise(self._session, self, (_checked(step),))
+        return Promise(self._session, self, (checked_step(step),))
 
     def __dir__(self) -> list[str]:
         return _names(self, self, ())
@@ -240,15 +249,17 @@ class Promise(Generic[R_co]):
         self._path = path
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Promise:
+        if recorders and (recorder := recording.get()) is not None:
+            return recorder.call(self, (), args, kwargs)  # type: ignore[no-any-return]
         return self._session.call(self._base, self._path, args, kwargs)
 
     def __getattr__(self, name: str) -> Promise:
         if name[:1] == "_":
-            raise _private(name)
+            raise private_name(name)
         return Promise(self._session, self._base, (*self._path, name))
 
     def __getitem__(self, step: Step) -> Promise:
-        return Promise(self._session, self._base, (*self._path, _checked(step)))
+        return Promise(self._session, self._base, (*self._path, checked_step(step)))
 
     def __dir__(self) -> list[str]:
         return _names(self, self._base, self._path)
@@ -281,6 +292,27 @@ class Promise(Generic[R_co]):
             f"{self!r} is not here yet, and has no cap_id: await it first, as in "
             f"stub = await promise{name}; stub.cap_id"
         )
+
+    def map(self, function: Callable[[Any], Any], /) -> Promise:
+        """What `function` makes of each item of the list that this is, or will be: one round trip,
+        ``names = await peer.index.rows().map(lambda row: row.name)``.
+
+        The function is called once, here, with a placeholder. What it does with that is recorded,
+        and done over there for each item: paths, calls on the item, calls on stubs from outside,
+        maps of lists in the item. It returns a value with such results in it. It has no side
+        effect but far calls, each of which is made for each item, whether or not its answer is
+        used.
+
+        None gives None. What is no list gives one result, for itself. If a call fails for one item,
+        the whole fails with its error.
+
+        Raises:
+            TypeError: the function needs the value of its item here, in an `if` for instance.
+            CannotPass, LimitExceeded, Released: as for a call. Nothing was sent.
+        """
+        from ._map import mapped
+
+        return mapped(self, function)  # type: ignore[no-any-return]
 
     def cancel(self) -> None:
         """Withdraw this side's interest in the answer.
@@ -317,7 +349,7 @@ Stub.__doc__ = _FarDoc(Stub.__doc__)  # type: ignore[assignment]
 Promise.__doc__ = _FarDoc(Promise.__doc__)  # type: ignore[assignment]
 
 
-def _checked(step: Step) -> Step:
+def checked_step(step: Step) -> Step:
     if type(step) is str or type(step) is int:
         return step
     raise TypeError(
@@ -325,7 +357,7 @@ def _checked(step: Step) -> Step:
     )
 
 
-def _private(name: str) -> AttributeError:
+def private_name(name: str) -> AttributeError:
     return AttributeError(
         f"{name!r}: underscore names are not asked of the far side. If it has such a dict key, "
         f"write [{name!r}]"

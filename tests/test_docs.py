@@ -33,8 +33,20 @@ import capnode_py as capnode
 from capnode_py import Limits
 from capnode_py._cap_ids import of_export
 from capnode_py._errors import FarError, from_far
-from capnode_py._messages import CALL, PUSH, REJECT, RESOLVE, SEND, Hello, Mine, Promised, Yours
-from capnode_py.codec.cbor import TAG_ERROR, TAG_REF, CborCodec
+from capnode_py._messages import (
+    CALL,
+    PUSH,
+    REJECT,
+    RESOLVE,
+    SEND,
+    Hello,
+    Mine,
+    Promised,
+    Recording,
+    Slot,
+    Yours,
+)
+from capnode_py.codec.cbor import TAG_ERROR, TAG_RECORDING, TAG_REF, CborCodec
 from capnode_py.testing import FakeDriver, Wire
 
 ROOT = Path(__file__).parents[1]
@@ -213,7 +225,8 @@ def notation(text: str) -> Any:
         "true": True,
         "false": False,
         "tag": cbor2.CBORTag,
-        "ref": lambda fields: Opaque(reference(*fields)),
+        "ref": lambda fields: slot(*fields[1:]) if fields[0] == 3 else Opaque(reference(*fields)),
+        "map": lambda fields: Recording(*fields),
         "error": lambda fields: from_far(FarError(*fields), where="far"),
     }
     return eval(text, names)
@@ -225,6 +238,10 @@ def reference(kind: int, id: int, path: list[str | int] | None = None) -> Mine |
     return Mine(id) if kind == 0 else Promised(id)
 
 
+def slot(id: int, path: Any = (), *rest: Any) -> Slot:
+    return Slot(id, tuple(path), *rest)
+
+
 def to_ref(value: Any) -> Any:
     assert isinstance(value, Opaque)
     return value.ref
@@ -233,6 +250,7 @@ def to_ref(value: Any) -> Any:
 def encode(message: list[Any]) -> bytes:
     """A message, by the method of the codec that writes such."""
     codec = CborCodec(Limits(), tracebacks=False)
+    codec.features = {"map"}
     word, *fields = message
     if word in (CALL, PUSH, SEND):
         target, path, *rest = fields
@@ -253,7 +271,9 @@ def plain(value: Any) -> Any:
         return value.ref
     if isinstance(value, capnode.RemoteError):
         return type(value), value.remote_type, value.message, value.remote_traceback
-    return [plain(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, (list, Recording, Slot)):
+        return [plain(item) for item in value]
+    return value
 
 
 def examples(language: str) -> list[Any]:
@@ -334,7 +354,9 @@ def test_the_cap_ids_of_the_protocol_page_are_what_both_sides_compute():
 
 
 def test_the_tags_of_the_protocol_page_are_the_codecs():
-    assert f"`ref(...)` ({TAG_REF}) and `error(...)` ({TAG_ERROR})" in " ".join(PROTOCOL.split())
+    said = " ".join(PROTOCOL.split())
+    assert f"`ref(...)` ({TAG_REF}) and `error(...)` ({TAG_ERROR})" in said
+    assert f"a third as `map(...)` ({TAG_RECORDING})" in said
 
 
 # Its conversations.
@@ -351,6 +373,9 @@ class Index(capnode.Target):
 
     def open(self, _name):
         return Opened()
+
+    def shelf(self):
+        return [Opened(), Opened()]
 
     async def each(self, items, function):
         for item in items:
@@ -378,6 +403,10 @@ async def callback(a: FakeDriver) -> None:
     assert await a.index.each([1, 2], lambda item: item * 10) == 2
 
 
+async def a_map(a: FakeDriver) -> None:
+    assert await a.index.shelf().map(lambda opened: opened.query("x")) == ["X", "X"]
+
+
 async def barrier(a: FakeDriver) -> None:
     got: list[str] = []
     function = got.append
@@ -397,6 +426,7 @@ SCENARIOS: dict[str, Callable[[FakeDriver], Any]] = {
     "object": an_object,
     "pipeline": pipeline,
     "callback": callback,
+    "map": a_map,
     "barrier": barrier,
     "send": send,
 }

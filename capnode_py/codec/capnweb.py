@@ -14,7 +14,7 @@ import json
 import re
 from array import array
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import accumulate
@@ -115,6 +115,7 @@ class CapnwebCodec:
     """See `Codec` for the interface."""
 
     traits = _TRAITS
+    features: Collection[str] = ()
     junk = b""
 
     def __init__(self, limits: Limits, *, max_junk: int = 0, tracebacks: bool = True) -> None:

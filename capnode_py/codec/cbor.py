@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import FunctionType, MethodType
@@ -25,6 +25,7 @@ from .._frames import MAGIC, Cutter, frame_head
 from .._limits import Limits
 from .._messages import (
     CALL,
+    IN_RECORDING,
     REJECT,
     RELEASE,
     RESOLVE,
@@ -37,6 +38,8 @@ from .._messages import (
     Mine,
     Path,
     Promised,
+    Recording,
+    Slot,
     ToRef,
     Traits,
     Yours,
@@ -52,9 +55,11 @@ TAG_REF = 49374
 """Our private tag of references: ``[kind, id, ...]``."""
 TAG_ERROR = 49375
 """Our private tag of exceptions: ``[name, text, base, traceback]``."""
+TAG_RECORDING = 49376
+"""Our private tag of functions for map: ``[captures, instructions]``."""
 
-_MINE, _PROMISED, _YOURS = 0, 1, 2
-_INERT = (Mine, Promised, Yours, Bad, InSet)
+_MINE, _PROMISED, _YOURS, _SLOT = 0, 1, 2, 3
+_INERT = (Mine, Promised, Yours, Slot, Recording, Bad, InSet)
 
 _TRAITS = Traits(
     reuse_export_ids=True,
@@ -114,6 +119,7 @@ _CALL_WITH_KWARGS = _LIST_HEADS[5] + _SMALL_INTS[CALL]
 _FRAME_HEADS = [frame_head(n) for n in range(256)]
 _ERROR_HEAD = _head(0xC0, TAG_ERROR)
 _SET_HEAD = _head(0xC0, 258)
+_RECORDING_HEAD = _head(0xC0, TAG_RECORDING)
 _NONE, _TRUE, _FALSE = b"\xf6", b"\xf5", b"\xf4"
 _pack_short = struct.Struct(">BH").pack
 _pack_long = struct.Struct(">BI").pack
@@ -183,6 +189,7 @@ class CborCodec:
 
     def __init__(self, limits: Limits, *, max_junk: int = 0, tracebacks: bool = True) -> None:
         self.max_depth = limits.max_depth
+        self.features: Collection[str] = ()
         self.tracebacks = tracebacks
         self.where = UNNAMED
         self._cutter = Cutter(max_frame=limits.max_frame, max_junk=max_junk)
@@ -226,6 +233,8 @@ class CborCodec:
         steps = self._paths.get(path) or self._path(path)
         if args is None:
             return _READ + at + steps
+        if type(args) is Recording:
+            return self._map(_CALL + at + steps, args, to_ref)
         size = len(args)
         parts = [
             _CALL_WITH_KWARGS if kwargs else _CALL,
@@ -256,6 +265,21 @@ class CborCodec:
         except CannotPass as error:
             error.root = "argument"
             error.path.insert(0, step)
+            raise
+        return b"".join(parts)
+
+    def _map(self, head: bytes, recording: Recording, to_ref: ToRef) -> bytes:
+        if "map" not in self.features:
+            raise CannotPass(
+                "a function for map, which the other side does not know (its hello does not name "
+                "it): await the list, and write [function(item) for item in it]"
+            )
+        parts = [head]
+        try:
+            self._write(parts, recording, to_ref)
+        except CannotPass as error:
+            error.root = IN_RECORDING
+            error.path.clear()
             raise
         return b"".join(parts)
 
@@ -367,6 +391,7 @@ class CborCodec:
             tag: functools.partial(self._refused_tag, tag) for tag in refused
         }
         decoders[TAG_REF] = self._ref
+        decoders[TAG_RECORDING] = self._recording
         for tag, build in _BUILDERS.items():
             decoders[tag] = functools.partial(self._build, build)
         return decoders
@@ -400,9 +425,18 @@ class CborCodec:
                 return Promised(id)
             case [2, int(id)] if _is_id(id):
                 return Yours(id)
-            case [2, int(id), [*path]] if _is_id(id) and all(type(s) in (str, int) for s in path):
+            case [2, int(id), [*path]] if _is_id(id) and _is_path(path):
                 return Yours(id, tuple(path))
+            case [3, int(id), *rest] if _is_id(id):
+                return _slot(id, *rest[:4]) or Bad("malformed slot", content)
         return Bad("malformed reference", content)
+
+    def _recording(self, content: Any, _immutable: bool) -> Any:
+        self._marked = True
+        match content:
+            case [list(captures), list(instructions)] if instructions:
+                return Recording(captures, instructions)
+        return Bad("malformed function for map", content)
 
     def _error(self, content: Any) -> Any:
         match content:
@@ -426,6 +460,25 @@ def _holds_references(content: Any) -> bool:
 
 def _is_id(id: int) -> bool:
     return type(id) is int  # a bool is an int, too
+
+
+def _is_path(path: Any) -> bool:
+    return type(path) is list and all(type(step) in (str, int) for step in path)
+
+
+def _slot(id: int, path: Any = (), args: Any = None, *kwargs: Any) -> Slot | None:
+    """The slot that stands there; None if it is malformed."""
+    if path != () and not _is_path(path):
+        return None
+    if kwargs and (type(args) is not list or not _has_text_keys(*kwargs)):
+        return None
+    if args is not None and type(args) is not list and type(args) is not Recording:
+        return None
+    return Slot(id, tuple(path), args, *kwargs)
+
+
+def _has_text_keys(value: Any, *more: Any) -> bool:
+    return type(value) is dict and all(type(key) is str for key in value) and not more
 
 
 def _datetime(_codec: CborCodec, content: Any) -> datetime:
@@ -618,12 +671,19 @@ class _Writer:
 
     def _other(self, value: Any, depth: int) -> None:
         """Subclasses as their base type, cbor2's leaves, and what the engine knows."""
+        kind = type(value)
         if isinstance(value, str):
             self._parts.append(_text(str.__str__(value)))
         elif isinstance(value, int):
             self._parts.append(_int(int(value)))
         elif isinstance(value, float):
             self._parts.append(_float(value))
+        elif kind is Slot:
+            fields = [_SLOT, value.id, value.path, value.args, value.kwargs]
+            self._tagged(_REF_HEAD, fields[: _used(value)], depth)
+        elif kind is Recording:
+            fields = [value.captures, value.instructions]
+            self._tagged(_RECORDING_HEAD, fields, depth)
         elif isinstance(value, (bytes, bytearray, memoryview)):
             raw = bytes(value)
             self._parts.append(_head(0x40, len(raw)))
@@ -640,6 +700,12 @@ class _Writer:
             self._parts += _error(value, self._tracebacks)
         else:
             self._ref(value, depth)
+
+    def _tagged(self, head: bytes, fields: list[Any], depth: int) -> None:
+        if not depth:  # the tag is a level for the decoder, too
+            raise _too_deep()
+        self._parts.append(head)
+        self._list(fields, depth - 1)
 
     def _ref(self, value: Any, depth: int) -> None:
         fields: list[Any]
@@ -666,6 +732,13 @@ class _Writer:
                 return
         self._parts.append(_REF_HEAD)
         self._list(fields, 2)
+
+
+def _used(slot: Slot) -> int:
+    """How many of its fields are to be written, with the kind before them."""
+    if slot.kwargs:
+        return 5
+    return 2 if slot.args is None and not slot.path else 3 if slot.args is None else 4
 
 
 def _too_deep() -> CannotPass:

@@ -25,13 +25,13 @@ from typing import Any, TypeVar
 from .._cell import FULFILLED, REJECTED, Call, Cell
 from .._errors import LimitExceeded, again
 from .._incoming import TOLD
-from .._messages import Path
+from .._messages import Path, Recording
 from .._reach import DESCRIBE, FAR, IN_THREAD, callable_from_afar, reach
 from .._seam import as_cell
 from .._session import Session
 from .._stub import Promise, Stub
 from .._tables import Running
-from ._base import PLAIN, current, is_to_await
+from ._base import PLAIN, current, is_to_await, start_map
 from ._descriptor import DescriptorDriver
 from ._pump import STOPPED, Elapsed, Event, Place, Timer, complete, place, the_pump
 
@@ -394,7 +394,7 @@ class BlockingDriver(DescriptorDriver):
         pump.lock.release()
         try:
             try:
-                result, rest = _run(call, here)
+                result, rest = _run(self, call, here)
             finally:
                 pump.lock.acquire()
                 self._handled(here, tokens)
@@ -468,12 +468,14 @@ class BlockingDriver(DescriptorDriver):
             await super().aclose()
 
 
-def _run(call: Call, here: Place) -> tuple[Any, Path | None]:
+def _run(driver: BlockingDriver, call: Call, here: Place) -> tuple[Any, Path | None]:
     """Run a handler: its result and None, or a far reference and the path from there."""
     result, rest = reach(call.target, call.path)
     if isinstance(result, FAR):
         return result, rest
-    if call.args is not None:
+    if type(call.args) is Recording:
+        result = start_map(driver, call.args, result)
+    elif call.args is not None:
         function = callable_from_afar(result)
         # Written for a worker thread of an event loop: there too, calls give promises, for `wait`.
         here.awaits = getattr(function, IN_THREAD, False)

@@ -32,7 +32,7 @@ from .._leaks import leak_report
 from .._limits import Limits
 from .._messages import WORDS, Hello
 from .._peer import Peer
-from .._session import VERSIONS
+from .._session import FEATURES, VERSIONS
 from .._tables import Running
 from ..codec.cbor import CborCodec
 from ..driver._base import Driver
@@ -205,6 +205,7 @@ class FakeDriver(Driver):
         self._spy = CborCodec(Limits(max_frame=1 << 62, max_depth=500))
         hello = hello or Hello(
             versions=VERSIONS,
+            features=FEATURES,
             max_frame=limits.max_frame,
             max_depth=limits.max_depth,
             session_id=f"{name} {len(wire.sides)}".encode().ljust(16),

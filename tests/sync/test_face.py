@@ -187,3 +187,23 @@ def test_what_is_described_is_what_can_be_reached():
     assert set(describe(Api())["members"]) == {
         name for name in vars(Api) if not name.startswith("_")
     }
+
+
+# map
+
+
+def test_a_pipeline_maps_in_one_round_trip(nothing_left: None) -> None:
+    index = {
+        "rows": lambda: [{"name": "a", "n": 1}, {"name": "b", "n": 2}],
+        "square": lambda n: n * n,
+        "some": [3, 4],
+    }
+    with capnode.sync.pair(far_index=index) as (peer, _):
+        with peer.pipeline() as p:
+            names = p.index.rows().map(lambda row: row.name)
+            squares = p.index.rows().map(lambda row: [row.name, peer.index.square(row.n)])
+        assert peer.get(names) == ["a", "b"]
+        assert peer.get(squares) == [["a", 1], ["b", 4]]
+        # Of a path, it blocks and gives the value, as a call does.
+        assert peer.index.some.map(lambda n: peer.index.square(n)) == [9, 16]
+        assert peer.index.square(5) == 25
