@@ -136,7 +136,10 @@ class Recorder:
             return {key: self.expression(item, depth + 1) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [self.expression(item, depth + 1) for item in value]
-        if isinstance(value, (Placeholder, Stub, Promise, Target, *FUNCTIONS)):
+        if type(value) is Promise:
+            value, path = _known(value)
+            return self._slot(value, path) if path else self.expression(value, depth + 1)
+        if isinstance(value, (Placeholder, Stub, Cell, Target, *FUNCTIONS)):
             return self._slot(value)
         if isinstance(value, (set, frozenset)):
             _check_members(value)
@@ -147,25 +150,19 @@ class Recorder:
         self.instructions.append(instruction)
         return Placeholder(self, len(self.instructions), ())
 
-    def _slot(self, value: Any) -> Slot:
+    def _slot(self, value: Any, path: Path = ()) -> Slot:
         """Where a reference stands, and the path from there."""
-        if type(value) is Placeholder:
-            return Slot(self._id_in(value._recorder, value._id), value._path)
-        if type(value) is Stub:
-            return Slot(self._capture(value._session.plain(value)))
         if type(value) is Promise:
-            base = value._base
-            if type(base) is Stub:
-                return Slot(self._capture(base._session.plain(base)), value._path)
-            return Slot(self._capture(Promise(value._session, base, ()), id(base)), value._path)
-        return Slot(self._capture(value))
+            value, path = _known(value)
+        if type(value) is Placeholder:
+            return Slot(self._id_in(value._recorder, value._id), value._path + path)
+        if type(value) is Stub:
+            value = value._session.plain(value)
+        return Slot(self._capture(value), path)
 
-    def _capture(self, value: Any, key: int = 0) -> int:
-        """The slot of a reference from outside of all maps."""
-        key = key or id(value)
-        if self.outer is not None:
-            return self._enter(key, self.outer._capture(value, key))
-        return self._enter(key, value)
+    def _capture(self, value: Any) -> int:
+        """The slot of what is from outside of all maps."""
+        return self._enter(id(value), self.outer._capture(value) if self.outer else value)
 
     def _id_in(self, recorder: Recorder, id: int) -> int:
         """The slot of a placeholder of this map, or of one around it."""
@@ -185,6 +182,19 @@ class Recorder:
             self.captures.append(what)
             known = self._captured[key] = -len(self.captures)
         return known
+
+
+def _known(promise: Promise) -> tuple[Any, Path]:
+    """What a promise from outside rests on, as far as that is here, and the path from there."""
+    base: Any = promise._base
+    path = promise._path
+    if type(base) is Cell and base.state == FULFILLED:
+        base = base.value
+        while path and isinstance(base, DATA):
+            base, path = step_into(base, path[0]), path[1:]
+        if type(base) is Promise:
+            return Promise(base._session, base._base, base._path + path), ()
+    return base, path
 
 
 def _check_members(members: Any) -> None:

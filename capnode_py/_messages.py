@@ -103,7 +103,7 @@ class Yours(NamedTuple):
 
     id: int
     path: Path = ()
-    args: list[Any] | None = None
+    args: list[Any] | Recording | None = None
     settled: bool = False
 
 

@@ -65,7 +65,10 @@ class Payload:
             self.ours = True
             if ref.args is not None:  # a call, which waits for the promises in its own arguments
                 before = len(self.holes)
-                self._items(ref.args, enumerate(ref.args))
+                if type(ref.args) is Recording:
+                    self._recording(ref.args)
+                else:
+                    self._items(ref.args, enumerate(ref.args))
                 inner = self.holes[before:]
                 del self.holes[before:]
         found = self._from_ref(ref)

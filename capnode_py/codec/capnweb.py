@@ -29,6 +29,7 @@ from .._javascript import CONTAINERS, URL, BigInt, Bytes, Headers, Undefined, un
 from .._limits import MIB, Limits
 from .._messages import (
     ABORT,
+    IN_RECORDING,
     PULL,
     PUSH,
     REJECT,
@@ -44,6 +45,8 @@ from .._messages import (
     Mine,
     Path,
     Promised,
+    Recording,
+    Slot,
     ToRef,
     Traits,
     Yours,
@@ -126,6 +129,7 @@ class CapnwebCodec:
         self._rest: list[bytes] = []
         self._rest_size = 0
         self._marked = self._marked_args = False
+        self._in_map = False
 
     # Writing.
 
@@ -138,6 +142,8 @@ class CapnwebCodec:
         head = f'["push",["pipeline",{target},{_path(path)}'
         if args is None:
             return _encoded(head + "]]")
+        if type(args) is Recording:
+            return self._map(target, path, args, to_ref)
         parts: list[str] = []
         step = 0
         try:
@@ -152,6 +158,16 @@ class CapnwebCodec:
             error.path.insert(0, step)
             raise
         return _encoded(f"{head},[{','.join(parts)}]]]")
+
+    def _map(self, target: At, path: Path, recording: Recording, to_ref: ToRef) -> bytes:
+        parts = [f'["push",["remap",{target},{_path(path)},']
+        try:
+            _Writer(parts, to_ref, self.tracebacks).recording(recording, self.max_depth)
+        except CannotPass as error:
+            error.root = IN_RECORDING
+            error.path.clear()
+            raise
+        return _encoded("".join(parts) + "]]")
 
     def word(self, call: bytes, word: int, /) -> bytes:
         return call  # which asks for nothing: a pull does
@@ -193,6 +209,8 @@ class CapnwebCodec:
         _Writer(parts, to_ref, self.tracebacks).write(values, self.max_depth + 2)
         self._marked = False
         copy = self._value(_parsed(_encoded("".join(parts))), self.max_depth + 2)
+        if type(copy[0]) is Yours:  # where a recording stood
+            copy[0] = copy[0].args
         return copy, self._marked
 
     def _text(self, value: Any, to_ref: ToRef) -> str:
@@ -257,7 +275,7 @@ class CapnwebCodec:
 
     def _evaluated(self, word: int, form: Any) -> list[Any]:
         """What a push is of: mostly a call or a read, which is a message; or else any value."""
-        if type(form) is list and len(form) > 1 and form[0] in _CALLS:
+        if type(form) is list and len(form) > 1 and form[0] in (*_CALLS, "remap"):
             ref = self._value(form, self.max_depth + 1)
             if type(ref) is Yours:
                 self._marked = self._marked_args
@@ -358,7 +376,30 @@ class CapnwebCodec:
                 return found
         self._marked_args = self._marked
         self._marked = True
+        if self._in_map:
+            return Slot(id, tuple(path), args)
         return Yours(id, tuple(path), args)
+
+    def _remap(self, form: list[Any], depth: int) -> Any:
+        """A function for map, with what it is for; in another one, a slot."""
+        _, id, path, captures, instructions = form
+        if type(id) is not int or type(path) is not list or not instructions:
+            raise ValueError("an id, a path, captures, and instructions")
+        if not all(type(step) in (str, int) for step in path):
+            raise ValueError("a path is of names and numbers")
+        outer = self._in_map
+        captured = [_captured(capture, inner=outer) for capture in captures]
+        self._in_map = True
+        try:
+            found = self._items(instructions, depth)
+        finally:
+            self._in_map = outer
+        if type(found) is Bad:
+            return found._replace(content=_references(form))
+        self._marked = self._marked_args = True
+        recording = Recording(captured, found)
+        kind = Slot if outer else Yours
+        return kind(id, tuple(path), recording)
 
     def _export(self, form: list[Any], _depth: int) -> Any:
         self._marked = True
@@ -407,6 +448,16 @@ def _export_id(form: list[Any]) -> int:
     if type(id) is not int or id >= 0:
         raise RemoteProtocolError(f"a reference by an id that is not its sender's: {_short(form)}")
     return id
+
+
+def _captured(form: Any, *, inner: bool) -> Any:
+    """What a function for map uses: a reference; in an inner one, a slot of the outer one."""
+    match form:
+        case ["import", int(id)] if type(id) is int:
+            return id if inner else Yours(id, settled=True)
+        case ["export", int()] if not inner:
+            return Mine(_export_id(form))
+    raise ValueError("captures are imports and exports")
 
 
 def _undefined(_codec: CapnwebCodec, form: list[Any], _depth: int) -> Undefined:
@@ -488,6 +539,7 @@ _WORDS: Mapping[str, Callable[[CapnwebCodec, list[Any]], list[Any]]] = {
 _FORMS: Mapping[str, Callable[[CapnwebCodec, list[Any], int], Any]] = {
     "pipeline": CapnwebCodec._import,
     "import": CapnwebCodec._import,
+    "remap": CapnwebCodec._remap,
     "export": CapnwebCodec._export,
     "promise": CapnwebCodec._promise,
     "undefined": _undefined,
@@ -524,13 +576,15 @@ def _references(form: Any) -> list[Any]:
                     found.append((Promised if item[0] == "promise" else Mine)(item[1]))
             elif item[0] in _CALLS and len(item) == 4 and type(item[3]) is list:
                 todo.extend(item[3])
+            elif item[0] == "remap":
+                todo.extend(part for parts in item[3:] if type(parts) is list for part in parts)
             elif item[0] != "headers":
                 todo.extend(item[1:] if type(item[0]) is str else item)
         elif type(item) in (Mine, Promised):  # decoded already
             found.append(item)
         elif type(item) is Bad:
             found.extend(item.content)
-        elif type(item) is Yours and item.args is not None:
+        elif type(item) in (Yours, Slot) and item.args is not None:
             todo.extend(item.args)
     return found
 
@@ -542,7 +596,7 @@ def _is_bad(value: Any) -> bool:
         return any(map(_is_bad, value))
     if kind is dict:
         return any(map(_is_bad, value.values()))
-    return kind in (Bad, Yours)
+    return kind in (Bad, Yours, Slot)
 
 
 # Texts.
@@ -814,6 +868,7 @@ class _Writer:
 
     def _other(self, value: Any, depth: int) -> None:
         """What JavaScript knows, subclasses as their base type, and what the engine knows."""
+        kind = type(value)
         special = _special(value, self._tracebacks)
         if special is not None:
             self._parts.append(special)
@@ -823,12 +878,61 @@ class _Writer:
             self._array(value)
         elif isinstance(value, (bytes, bytearray, memoryview)):
             self._bytes(bytes(value))
+        elif kind is Slot:
+            self._slot(value, depth)
+        elif kind is Recording:
+            self._parts.append('["remap",0,[],')
+            self.recording(value, depth)
+            self._parts.append("]")
         elif isinstance(value, (list, tuple)):
             self._list(list(value), depth)
         elif isinstance(value, dict):
             self._dict(dict(value), depth)
         else:
             self._ref(value, depth)
+
+    def recording(self, recording: Recording, depth: int) -> None:
+        """Append its captures and its instructions."""
+        captures = [self._captured(value) for value in recording.captures]
+        self._parts.append(f"[{','.join(captures)}],")
+        self._bare(recording.instructions, depth)
+
+    def _captured(self, value: Any) -> str:
+        if type(value) is int:  # a slot of the function around this one
+            return f'["import",{value}]'
+        match self._to_ref(value):
+            case Mine(id):
+                return f'["export",{id}]'
+            case Yours(id, ()):
+                return f'["import",{id}]'
+        raise CannotPass("a promise of another connection, or of this side: await it before")
+
+    def _slot(self, slot: Slot, depth: int) -> None:
+        parts = self._parts
+        if type(slot.args) is Recording:
+            parts.append(f'["remap",{slot.id},{_path(slot.path)},')
+            self.recording(slot.args, depth - 1)
+        elif slot.args is None:
+            parts.append(f'["pipeline",{slot.id}')
+            if slot.path:
+                parts.append(f",{_path(slot.path)}")
+        else:
+            if slot.kwargs:
+                raise _no_kwargs(slot.kwargs)
+            parts.append(f'["pipeline",{slot.id},{_path(slot.path)},')
+            self._bare(slot.args, depth - 1)
+        parts.append("]")
+
+    def _bare(self, values: Sequence[Any], depth: int) -> None:
+        """Values as arguments and instructions stand."""
+        if depth < 1:
+            raise _too_deep()
+        separator = "["
+        for value in values:
+            self._parts.append(separator)
+            separator = ","
+            self.write(value, depth - 1)
+        self._parts.append("]" if values else "[]")
 
     def _array(self, value: array[Any]) -> None:
         size, code = value.itemsize, value.typecode
