@@ -340,13 +340,29 @@ class _FarDoc:
     def __get__(self, held: Any, _kind: type) -> str | None:
         if held is None:
             return self._doc
-        ask = getattr(held._session, "far_doc", None)
-        base, path = (held, ()) if isinstance(held, Stub) else (held._base, held._path)
-        return (ask(base, path) if ask else None) or self._doc
+        return _asked(held, "far_doc") or self._doc
+
+
+class _FarSignature:
+    """Likewise what `inspect.signature` shows, and so editors and REPLs."""
+
+    def __get__(self, held: Any, _kind: type) -> Any:
+        signature = None if held is None else _asked(held, "far_signature")
+        if signature is None:
+            raise AttributeError("__signature__")
+        return signature
+
+
+def _asked(held: Any, what: str) -> Any:
+    ask = getattr(held._session, what, None)
+    base, path = (held, ()) if isinstance(held, Stub) else (held._base, held._path)
+    return ask(base, path) if ask else None
 
 
 Stub.__doc__ = _FarDoc(Stub.__doc__)  # type: ignore[assignment]
 Promise.__doc__ = _FarDoc(Promise.__doc__)  # type: ignore[assignment]
+Stub.__signature__ = _FarSignature()  # type: ignore[attr-defined]
+Promise.__signature__ = _FarSignature()  # type: ignore[attr-defined]
 
 
 def checked_step(step: Step) -> Step:

@@ -120,6 +120,13 @@ class LockedSession(Session):
         said = self._described(base, path)
         return as_text(said, str(path[-1]) if path else "") if said else None
 
+    def far_signature(self, base: Stub | Cell, path: Path) -> Any:
+        """The signature of what it says can be called there."""
+        from .._describe import as_signature
+
+        said = self._described(base, path)
+        return as_signature(said) if said else None
+
     def _described(self, base: Stub | Cell, path: Path) -> dict[str, Any] | None:
         lock = self._driver.lock
         if self._driver.forked or lock._is_owned() or place.get().awaits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 import threading
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import capnode_py as capnode
+from capnode_py._describe import as_signature
 from capnode_py.sync import Peer
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -148,13 +150,48 @@ def test_help_and_completion_show_what_the_far_side_says(capsys):
         assert {"add", "settings", "nest"} <= set(dir(near.index))
         assert "_private" not in dir(near.index)
         help(near.index)
-        assert "add(a: 'int', b: 'int') -> 'int'\n" in capsys.readouterr().out
+        assert "add(a: int, b: int) -> int\n" in capsys.readouterr().out
         help(near.index.add)
         assert "The sum." in capsys.readouterr().out
         assert near.index.call(lambda stub: stub.__doc__, near.index) is not None
         with pytest.raises(AttributeError, match="underscore"):
             _ = near.index._repr_html_
         assert _held(near, far) == [(1, 1), (1, 1)]
+
+
+def test_a_far_signature_is_what_editors_see_and_is_never_evaluated():
+    class Signatures(capnode.Target):
+        def many(
+            self, a: int, /, b: str = "x", *rest: list[int], k: int | None = None, **more: Any
+        ):
+            pass
+
+        def none(self) -> None:
+            pass
+
+        def untold(self, a: Any = object()) -> None:  # noqa: B008 - its default cannot be written
+            pass
+
+    with capnode.sync.pair(far_index=Signatures()) as (near, far):
+        many = inspect.signature(near.index.many)
+        said = "(a: int, /, b: str = 'x', *rest: list[int], k: int | None = None, **more: Any)"
+        assert str(many) == said
+        assert str(inspect.signature(near.index.none)) == "() -> None"
+        generic = "(*args: 'Any', **kwargs: 'Any') -> 'Promise'"
+        assert str(inspect.signature(near.index.untold)) == generic
+        assert str(inspect.signature(near.index.nothing)) == generic
+        assert _held(near, far) == [(1, 1), (1, 1)]
+    assert list(inspect.signature(capnode.Stub).parameters) == ["session", "id"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["(a=print('evaluated'))", "(...)", "): pass\ndef g(", "(" * 1000, "(" * 5000, 7, None, "\0"],
+)
+def test_what_is_no_signature_is_none(said, capsys):
+    shown = as_signature({"signature": said})
+    assert shown is None or str(shown) == said
+    assert capsys.readouterr().out == ""
 
 
 def test_a_host_can_keep_what_it_offers_to_itself():
