@@ -33,6 +33,8 @@ from ._messages import (
     STREAM,
     VALUE,
     WORDS,
+    Codec,
+    Mine,
     Recording,
 )
 from ._payload import Holes, Payload, bad_payload
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("capnode_py.session")
 
+_LEAVES = frozenset((int, str, type(None), bool, float, bytes))
 _NONE: frozenset[int] = frozenset()
 _word_of = itemgetter(0)
 
@@ -61,32 +64,52 @@ class Incoming:
 
     Args:
         session: whose tables they speak of.
+        codec: makes messages of frames.
         seam: swaps the references in their payloads.
         router: takes the calls among them.
         driver: runs the usual ones at once.
+        high_water: while more bytes than these wait to be sent, nothing is started.
 
     Attributes:
         last: while it is handled, the last message of a read, but for a release behind it
             (`finish` handles that before its turn). Then nothing is left to do here, and a handler
             that it starts may wait, and have more read, under this.
         messages: how many have come.
+        resolved: imports that have an outcome and are not released yet, with what still waits in
+            its value.
+        broken_ids: those that are broken.
         heard_bye: the other side makes no more calls.
     """
 
-    def __init__(self, session: Session, seam: Seam, router: Router, driver: Driver) -> None:
+    def __init__(
+        self,
+        session: Session,
+        codec: Codec,
+        seam: Seam,
+        router: Router,
+        driver: Driver,
+        high_water: int,
+    ) -> None:
         self._session = session
+        self._decode = codec.decode
         self.imports = self._imports = session.imports
         self._exports = session.exports
         self._seam = seam
         self._router = router
-        self._is_open = router.is_open
+        self._get_index = seam.get_index
         self._driver = driver
+        self._run = driver.run
+        self._starting = driver.starting
+        self._kept = router.kept
+        self._backlog = session.backlog
+        self._high_water = high_water
+        self._make_stub = partial(Stub, session)
+        self._answer_with = session.outgoing.value
         self._marked = False  # the frame in hand holds references
         self._share = 0  # its bytes, for each of its messages
         self._cancelled = _NONE  # the ids that it cancels
-        # Imports that have an outcome and are not released yet, with what still waits in its value.
-        self._resolved: dict[int, Holes | None] = {}
-        self._broken_ids: set[int] = set()
+        self.resolved: dict[int, Holes | None] = {}
+        self.broken_ids: set[int] = set()
         self.last: list[Any] | None = None
         self._behind: list[Any] | None = None
         self.messages = 0
@@ -110,17 +133,18 @@ class Incoming:
         if session.traits.streams:
             self._words[STREAM] = self._stream
 
-    def frame(self, messages: list[list[Any]], marked: bool, size: int, last: bool) -> None:  # noqa: FBT001 - the codec's
+    def frame(self, frame: bytes, last: bool) -> None:  # noqa: FBT001 - the session's
         """Handle the messages of a frame, strictly one by one; `last`: it ends what was read.
 
         Raises:
             RemoteProtocolError: no correct peer sends this.
         """
-        self.messages += len(messages)
-        self._marked = marked
-        self._share = size
-        if len(messages) != 1:
-            self._share = size // (len(messages) or 1)
+        messages, self._marked = self._decode(frame)
+        count = len(messages)
+        self.messages += count
+        self._share = len(frame)
+        if count != 1:
+            self._share //= count or 1
             self._cancelled = _cancelled(messages)
         if last and messages:
             if len(messages) > 1 and _is_release(messages[-1]):
@@ -160,36 +184,47 @@ class Incoming:
         entries = exports.entries
         entry = entries.get(target) if type(target) is int else None
         if type(entry) is Export:
-            value = entry.value if target else self._seam.get_index()
+            value = entry.value if target else self._get_index()
         elif type(entry) is tuple and len(entry) == 2:
             value = entry[0]
         else:
             return self._call(message)
-        if type(path) is not list or type(args) is not list or self._driver.starting:
+        if type(path) is not list or type(args) is not list or self._starting or self._kept:
             return self._call(message)
         function = plain_function(value, path)
-        if function is None or len(entries) >= exports.max or not self._is_open():
+        if function is None or len(entries) >= exports.max or self._backlog() > self._high_water:
             return self._call(message)
         if self._marked:
-            payload = self._payload([args])
-            if payload.holes or payload.bad is not None:
+            payload = self._taken(args)
+            if payload is not None and (payload.holes or payload.bad is not None):
                 return self._call(message, payload)
 
         exports.last_answer = id = exports.last_answer + 1
         entries[id] = running = (function, value, message)
         if _tables.trace is not None:
             _tables.trace(exports, id)
-        result = self._driver.run(id, running)
+        result = self._run(id, running)
         if result is TOLD:
             return None
         if entries.get(id) is not running:
             self._session.finish(self._session.in_full(id, running), result)
         elif word == CALL:
             entries[id] = (result, PULLED)
-            self._session.outgoing.value(id, result)
+            self._answer_with(id, result)
         else:
             entries[id] = (result, UNDECIDED)
             self._session.holding.hold(id, result)
+        return None
+
+    def _taken(self, args: list[Any]) -> Payload | None:
+        """Swap the references in the arguments of a usual call. None: there were but objects, right
+        among them, as callbacks are; then it costs a fifth of a `Payload`."""
+        for position, value in enumerate(args):
+            kind = type(value)
+            if kind is Mine and value[1] is None and value[0]:
+                args[position] = self._imports.receive(value[0], self._make_stub, Stub)
+            elif kind not in _LEAVES:
+                return self._payload([args])
         return None
 
     def _call(self, message: list[Any], payload: Payload | None = None) -> None:
@@ -295,14 +330,14 @@ class Incoming:
         if len(message) != 3:
             raise _malformed(message)
         _, id, value = message
-        if not (self._marked or self._resolved) and type(id) is int and id > 0:
+        if not (self._marked or self.resolved) and type(id) is int and id > 0:
             # As nearly all are: plain data, for a question that nobody has dropped.
             entries = self._imports.entries
             entry = entries.get(id)
             held = None if entry is None else entry()
             if type(held) is Cell:
                 del entries[id]
-                self._session.release_answer(id)
+                self._session.release_plain(id, self._share)
                 if held.state < FULFILLED:  # else it was given up here
                     held.settle(FULFILLED, value)
                 return
@@ -317,7 +352,7 @@ class Incoming:
             filled = partial(self._filled, weakref.ref(cell), payload)
             waiting = self._router.fill(payload.holes, filled, cell)
             if waiting is not None:
-                self._resolved[id] = waiting
+                self.resolved[id] = waiting
         else:
             self._settle(cell, payload.root[0], ours=payload.ours)
 
@@ -340,9 +375,9 @@ class Incoming:
         stub = None if entry is None else entry()
         if type(stub) is not Stub or not self._session.traits.breaks:
             return None
-        if id in self._broken_ids:
+        if id in self.broken_ids:
             raise RemoteProtocolError(f"id {id}, which is broken, was broken again")
-        self._broken_ids.add(id)
+        self.broken_ids.add(id)
         return stub
 
     def _outcome_of(self, id: Any) -> Cell | None:
@@ -355,16 +390,16 @@ class Incoming:
                 )
             return None
         cell = entry()
-        if (cell is not None and not isinstance(cell, Cell)) or id in self._resolved:
+        if (cell is not None and not isinstance(cell, Cell)) or id in self.resolved:
             raise RemoteProtocolError(f"an outcome for id {id}, which is no promise, or has one")
         if cell is not None:
-            self._resolved[id] = None
+            self.resolved[id] = None
         return cell
 
     def forget(self, id: int) -> None:
         """An import is released."""
-        self._broken_ids.discard(id)
-        waiting = self._resolved.pop(id, None)
+        self.broken_ids.discard(id)
+        waiting = self.resolved.pop(id, None)
         if waiting is not None:
             self._router.forget(waiting)
 

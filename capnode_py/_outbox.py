@@ -17,6 +17,11 @@ from ._tables import Import
 FRAME_CLOSES_AT = 64 * 1024
 """A frame is closed at this size even in mid-turn, so that the other side can start."""
 
+WAITS_UP_TO = 64 * 1024
+"""Releases of plain answers wait for each other until they are worth a message: until the values
+that are kept for them take so many bytes, where each counts as itself and `EACH_RELEASE`."""
+EACH_RELEASE = 2048
+
 _NO_REFERENCES: list[tuple[int, int]] = []
 _RELEASES_A_MESSAGE = 1000  # so that a release is a small message, and
 _RELEASE_SIZE = 40  # bytes for each in it, so that it is below any limit of the other side
@@ -46,6 +51,7 @@ class Outbox:
         self._hello = b""
         self._answered: list[int] = []
         self._dropped: dict[int, int] = {}
+        self._due = 0  # how much speaks for sending these; at `WAITS_UP_TO` they go
         self.size = 0
         self.messages = 0
         self.bytes = 0
@@ -59,18 +65,18 @@ class Outbox:
 
     def add(self, message: bytes, question: Import | None = None) -> None:
         """Append a message; a call comes with its question, whose word is still open."""
-        if not self.size:
+        size = self.size
+        if not size:
             self._wake()
-        size = self.size + len(message)
+        self.size = size = size + len(message)
         full = size >= self._full
         if full and self._open and size - self._before > self._max_frame:
-            self._close_frame()
+            self._close_frame(size - len(message))
         if question is not None:
             self._undecided.append((len(self._open), question))
         self._open.append(message)
-        self.size = size
         if full and size - self._before >= FRAME_CLOSES_AT:
-            self._close_frame()
+            self._close_frame(size)
 
     def add_raw(self, data: bytes) -> None:
         """Bytes that are no frame: the hello, which leaves first whatever happens."""
@@ -81,21 +87,43 @@ class Outbox:
         self._full += len(data)
         self._wake()
 
+    def release_plain(self, id: int, size: int) -> None:
+        """The question is settled, by plain data that came in `size` bytes.
+
+        It may wait for others of its kind: the other side keeps a value for it, and no object.
+        What this saves is one message there and one here for each call that is awaited alone.
+        """
+        if not self._answered:
+            self._wake_later()
+        self._answered.append(id)
+        self._due += size + EACH_RELEASE
+
     def release_answer(self, id: int) -> None:
         """The question is settled, or was dropped."""
         if not self._answered and not self.size:
             self._wake_later()
         self._answered.append(id)
+        self._due = WAITS_UP_TO
+
+    def hurry(self) -> None:
+        """The releases that wait leave with the next frame."""
+        self._due = WAITS_UP_TO
 
     def release_reference(self, id: int, n: int) -> None:
         """An object or promise of theirs is not held here any more."""
         if not self._dropped and not self.size:
             self._wake_later()
         self._dropped[id] = self._dropped.get(id, 0) + n
+        self._due = WAITS_UP_TO
 
-    def flush(self) -> list[bytes]:
-        """The frames to be written now. Releases come last: earlier messages may name the ids."""
-        if self._answered or self._dropped:
+    def flush(self, *, due: int = 0) -> list[bytes]:
+        """The frames to be written now. Releases come last: earlier messages may name the ids.
+
+        Args:
+            due: how much must speak for sending the releases, too.
+        """
+        if self._due >= due and (self._answered or self._dropped):
+            self._due = 0
             self._add_releases()
         self.size = 0
         if not self._before:  # nothing but the open frame, as in nearly all turns
@@ -137,13 +165,15 @@ class Outbox:
         self._closed.clear()
         self._answered.clear()
         self._dropped.clear()
+        self._due = 0
         self.size = self._before = len(self._hello)
         self._full = self._before + self._closes_at
 
-    def _close_frame(self) -> None:
+    def _close_frame(self, size: int) -> None:
+        """`size`: of all that is in frames then."""
         self._closed.append(self._frame())
-        self._before = self.size
-        self._full = self.size + self._closes_at
+        self._before = size
+        self._full = size + self._closes_at
 
     def _frame(self) -> bytes:
         messages, self._open = self._open, []

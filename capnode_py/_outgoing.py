@@ -48,7 +48,9 @@ class Outgoing:
         self._seam = seam
         self._to_ref = seam.to_ref
         self._imports = session.imports
+        self._held = session.imports.entries
         self._exports = session.exports
+        self._uncommitted = session.exports.uncommitted
         self._max_unsent = limits.max_unsent
         self.max_message = min(limits.max_frame, session.traits.max_message)
 
@@ -62,11 +64,11 @@ class Outgoing:
         if session.error is not None or session.said_bye:
             return session.ended_cell()
 
-        mark = len(self._exports.uncommitted)
+        mark = len(self._uncommitted)
         message = self._encode(mark, target, path, args, kwargs)
         cell = Cell(session, 0, path)
         self._outbox.add(message, self._imports.add_question(cell))
-        if self._exports.uncommitted:
+        if self._uncommitted:
             self._commit(mark)
         return cell
 
@@ -83,10 +85,10 @@ class Outgoing:
         if not session.traits.one_way:
             self.call(target, path, args, kwargs)  # dropped at once: a push and a release
             return
-        mark = len(self._exports.uncommitted)
+        mark = len(self._uncommitted)
         message = self._encode(mark, target, path, args, kwargs)
         self._outbox.add(self._codec.word(message, SEND))
-        if self._exports.uncommitted:
+        if self._uncommitted:
             self._commit(mark)
 
     def provide(self, value: Any) -> Cell:
@@ -116,24 +118,23 @@ class Outgoing:
 
     def value(self, id: int, value: Any) -> None:
         """The value of an answer or a promise goes out, or why it cannot."""
-        exports = self._exports
-        mark = len(exports.uncommitted)
+        mark = len(self._uncommitted)
         try:
             message = self._codec.resolve(id, value, self._to_ref)
             if len(message) > self.max_message:
                 raise self._too_long(message)
         except Exception as error:  # noqa: BLE001 - rule 8: every call is answered
             self._seam.reads.clear()
-            exports.rollback(mark)
+            self._exports.rollback(mark)
             message = self._codec.reject(id, error)
         self._outbox.add(message)
-        if exports.uncommitted:
+        if self._uncommitted:
             if self._seam.reads:
                 self._exports.revise(id, self._seam.announced(value))
             self._commit(mark)
 
     def _encode(self, mark: int, target: At, path: Path, args: Any, kwargs: Any) -> bytes:
-        if target not in self._imports.entries and type(target) is int:
+        if target not in self._held and type(target) is int:
             raise Released(
                 "this stub was given up here, by dealloc or by the end of its with block"
             )

@@ -149,15 +149,18 @@ def plain_function(value: Any, path: list[Any]) -> Callable[..., Any] | None:
     kind = type(value)
     owner: type | None = None
     if len(path) == 1 and type(name := path[0]) is str:
-        if issubclass(kind, Target):
-            if name[:1] in _PRIVATE or kind in _copied:
-                return None
-            for owner in kind.__mro__:
-                found = owner.__dict__.get(name, _MISSING)
-                if found is not _MISSING:
-                    break
+        if kind is dict:
+            found = value.get(name)
+        elif not issubclass(kind, Target) or name[:1] in _PRIVATE or kind in _copied:
+            return None
         else:
-            found = value.get(name) if kind is dict else None
+            for owner in kind.__mro__:
+                members = owner.__dict__
+                if name in members:
+                    found = members[name]
+                    break
+            else:
+                return None
     else:
         found = None if path else value
     if type(found) is not FunctionType or owner is Target or getattr(found, IN_THREAD, False):

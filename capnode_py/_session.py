@@ -52,7 +52,7 @@ from ._messages import (
     Traits,
     agreed_version,
 )
-from ._outbox import Outbox
+from ._outbox import WAITS_UP_TO, Outbox
 from ._outgoing import Outgoing
 from ._payload import Hole
 from ._router import Router
@@ -182,17 +182,20 @@ class Session:
         self._seam = Seam(self, codec, self.imports, self.exports, get_index, host)
         self._router = Router(self, limits, start=driver.start, backlog=self.backlog)
         self.holding = Holding(self, driver, codec, self._outbox, host, get_index)
-        self.outgoing = Outgoing(self, codec, self._outbox, self._seam, limits)
+        self.outgoing: Outgoing = Outgoing(self, codec, self._outbox, self._seam, limits)
+        self._call = self.outgoing.call
+        self._is_here = driver.here
         self.delegation = Delegation(self, hello, self._seam, get_index)
         self.route = self._router.route
         self.control = self.outgoing.control
         self.cap_id = self.delegation.cap_id
         self.reconstruct = self.delegation.reconstruct
         self.on_broken = self.holding.on_broken
-        self.release_answer = self._outbox.release_answer
+        self.release_plain = self._outbox.release_plain
         self.kept = self._router.kept
         self.localize = self._seam.localize
-        self.incoming = Incoming(self, self._seam, self._router, driver)
+        self.incoming = Incoming(self, codec, self._seam, self._router, driver, limits.high_water)
+        self._handle_frame = self.incoming.frame
         if codec.traits.hello:
             self._outbox.add_raw(codec.hello(hello))
 
@@ -205,17 +208,17 @@ class Session:
             CannotPass, LimitExceeded, Released: nothing was sent.
             RuntimeError: from a foreign thread.
         """
-        if not self._driver.here():
+        if not self._is_here():
             return self._driver.elsewhere(base, path, args, kwargs)
         if type(base) is Stub:
-            return Promise(self, self.outgoing.call(base._id, path, args, kwargs), ())
+            return Promise(self, self._call(base._id, path, args, kwargs), ())
         return Promise(self, self._call_through(base, path, args, kwargs), ())
 
     def _call_through(self, base: Cell, path: Path, args: Any, kwargs: Any) -> Cell:
         """A call on a promise."""
         if base.state == PENDING and base.link is None and base.import_id:
             base.used = True
-            return self.outgoing.call(base.import_id, path, args, kwargs)
+            return self._call(base.import_id, path, args, kwargs)
 
         if self.error is not None or self.said_bye:
             return self.ended_cell()
@@ -366,6 +369,7 @@ class Session:
             return
         self._last_nonce += 1
         self._pings[self._last_nonce] = passed
+        self._outbox.hurry()  # what was given up before the ping is gone when its pong comes
         self.control(PING, self._last_nonce, *where)
 
     def _read_back(self, passed: Callable[[], None], target: Cell | None) -> None:
@@ -443,7 +447,8 @@ class Session:
             except CapnodeError as error:
                 reply.reject(error)
         elif type(reply) is Answer:
-            reply.fulfil(result)
+            if reply.state < FULFILLED:
+                reply.settle(FULFILLED, result)
         else:
             self._fulfil_locally(reply, result)
 
@@ -522,10 +527,14 @@ class Session:
 
     def answer(self, answer: Answer) -> None:
         """An answer that was asked for is settled."""
-        if self.exports.entries.get(answer.id) is answer:
-            self.outgoing.outcome(answer.id, answer)
+        id = answer.id
+        if self.exports.entries.get(id) is answer:
+            if answer.state == FULFILLED:
+                self.outgoing.value(id, answer.value)
+            else:
+                self.outgoing.outcome(id, answer)
             if answer.once:
-                self.incoming.released([answer.id])
+                self.incoming.released([id])
 
     def withdraw(self, cell: Cell, why: BaseException | None = None) -> None:
         """Nobody on the other side wants this value: cancel its call if nothing depends on it."""
@@ -575,14 +584,17 @@ class Session:
     def drain_notes(self) -> None:
         """Release what the collector has found dropped."""
         self._noted = False
+        entries = self.imports.entries
         while self._notes:
             entry = self._notes.popleft()
-            if self.imports.entries.get(entry.id) is entry:  # else it is stale
+            if entries.get(entry.id) is entry:  # else it is stale
                 self.release(entry.id)
 
     def release(self, id: int) -> None:
         """Take an import out of the table, and tell the other side."""
-        self.incoming.forget(id)
+        incoming = self.incoming
+        if incoming.resolved or incoming.broken_ids:
+            incoming.forget(id)
         received = self.imports.drop(id)
         if self.error is not None:
             return
@@ -604,10 +616,11 @@ class Session:
         return self._outbox.flush()
 
     def flush_turn(self) -> list[bytes]:
-        """The same at the end of a turn of reading: releases alone wait for company."""
+        """The same at the end of a turn of reading: releases do not leave alone, and those of plain
+        answers not before they are many."""
         if self._notes:
             self.drain_notes()
-        return self._outbox.flush() if self._outbox.size else []
+        return self._outbox.flush(due=WAITS_UP_TO) if self._outbox.size else _NO_FRAMES
 
     def written(self, unsent: int) -> None:
         """The driver tells how much is left to write."""
@@ -644,8 +657,7 @@ class Session:
             last = items[-1] if type(items) is list and items else None
             for item in items:
                 if type(item) is bytes:
-                    messages, marked = self._codec.decode(item)
-                    self.incoming.frame(messages, marked, len(item), item is last)
+                    self._handle_frame(item, item is last)
                 else:
                     self._greet(cast(Hello, item))
                 if self.error is not None:
@@ -731,3 +743,5 @@ class Session:
 
 # The heads of the frame and of its array, which stand around a message.
 _AROUND_MESSAGE = 18
+
+_NO_FRAMES: list[bytes] = []

@@ -74,9 +74,13 @@ class ImportTable:
             entry.received += 1
             return held
 
-        if id >= 0 or (id < self._lowest - 1 and self._gapless):
-            raise RemoteProtocolError(f"id {id} where a new reference takes {self._lowest - 1}")
-        self._lowest = min(self._lowest, id)
+        new = self._lowest - 1
+        if id == new:
+            self._lowest = id
+        elif id >= 0 or (id < new and self._gapless):
+            raise RemoteProtocolError(f"id {id} where a new reference takes {new}")
+        else:
+            self._lowest = min(self._lowest, id)
         made = make(id)
         self._enter(id, made, 1 if entry is None else entry.received + 1)
         return made

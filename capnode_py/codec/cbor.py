@@ -102,14 +102,17 @@ def _head(major: int, value: int) -> bytes:
 
 # What these tables buy: most ints, names and containers are small, and a look-up costs a third of
 # computing the head.
-_SMALL_INTS = [_head(0x00, n) for n in range(256)]
-_SMALL_NEGATIVES = [_head(0x20, n) for n in range(256)]  # of -1 - n
+_SMALL_INTS: dict[Any, bytes] = {
+    n: _head(0x00, n) if n >= 0 else _head(0x20, ~n) for n in range(-256, 256)
+}
+_small_int = _SMALL_INTS.get
 _TEXT_HEADS = [_head(0x60, n) for n in range(256)]
 _LIST_HEADS = [_head(0x80, n) for n in range(256)]
 _MAP_HEADS = [_head(0xA0, n) for n in range(256)]
 _REF_HEAD = _head(0xC0, TAG_REF)
 _PAIR = _LIST_HEADS[2]
 _MINE_HEAD = _REF_HEAD + _LIST_HEADS[2] + _SMALL_INTS[_MINE]
+_LASTING_HEAD = _REF_HEAD + _LIST_HEADS[3] + _SMALL_INTS[_MINE]
 _RESOLVE = _LIST_HEADS[3] + _SMALL_INTS[RESOLVE]
 _RELEASE = _LIST_HEADS[3] + _SMALL_INTS[RELEASE]
 _RELEASE_ONE = _RELEASE + _LIST_HEADS[1]
@@ -117,27 +120,28 @@ _READ = _LIST_HEADS[3] + _SMALL_INTS[CALL]
 _CALL = _LIST_HEADS[4] + _SMALL_INTS[CALL]
 _CALL_WITH_KWARGS = _LIST_HEADS[5] + _SMALL_INTS[CALL]
 _FRAME_HEADS = [frame_head(n) for n in range(256)]
+_HEADS_ALONE = [frame_head(n + 1) + _LIST_HEADS[1] for n in range(256)]
 _ERROR_HEAD = _head(0xC0, TAG_ERROR)
 _SET_HEAD = _head(0xC0, 258)
 _RECORDING_HEAD = _head(0xC0, TAG_RECORDING)
 _NONE, _TRUE, _FALSE = b"\xf6", b"\xf5", b"\xf4"
 _pack_short = struct.Struct(">BH").pack
 _pack_long = struct.Struct(">BI").pack
+_pack_resolve = struct.Struct(">BBBH").pack
 _pack_float = struct.Struct(">Bd").pack
 
 
 def _int(value: int) -> bytes:
+    small = _small_int(value)
+    if small is not None:
+        return small
     if value >= 0:
-        if value < 256:
-            return _SMALL_INTS[value]
         if value < 0x10000:
             return _pack_short(0x19, value)
         if value < 0x1_0000_0000:
             return _pack_long(0x1A, value)
         if value < 1 << 64:
             return _head(0x00, value)
-    elif value >= -256:
-        return _SMALL_NEGATIVES[~value]
     elif value >= -0x10000:
         return _pack_short(0x39, ~value)
     elif value >= -(1 << 64):
@@ -197,15 +201,8 @@ class CborCodec:
         self._greeted = False
         self._marked = False
         self._paths: dict[Path, bytes] = {}
-        self._decode = functools.partial(
-            cbor2.loads,
-            semantic_decoders=self._decoders(),
-            tag_hook=self._unknown_tag,
-            max_depth=limits.max_depth + _DEPTH_AROUND,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-        )
+        self._tags = self._decoders()
+        self._decodes_to = limits.max_depth + _DEPTH_AROUND
 
     @property
     def junk(self) -> bytes:
@@ -229,33 +226,30 @@ class CborCodec:
         return MAGIC + frame_head(len(content)) + content
 
     def call(self, target: At, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> bytes:
-        at = _int(target) if isinstance(target, int) else _text(target)
+        at = _small_int(target) or (_int(target) if isinstance(target, int) else _text(target))
         steps = self._paths.get(path) or self._path(path)
         if args is None:
             return _READ + at + steps
         if type(args) is Recording:
             return self._map(_CALL + at + steps, args, to_ref)
         size = len(args)
-        parts = [
-            _CALL_WITH_KWARGS if kwargs else _CALL,
-            at,
-            steps,
-            _LIST_HEADS[size] if size < 256 else _head(0x80, size),
-        ]
-        step: str | int = 0
+        head = _LIST_HEADS[size] if size < 256 else _head(0x80, size)
+        parts = [_CALL_WITH_KWARGS if kwargs else _CALL, at, steps, head]
+        name = value = None
         try:
-            for step, value in enumerate(args):  # noqa: B007 - the error names it
+            for value in args:
                 kind = type(value)
-                if kind is int and -1 < value < 256:
-                    parts.append(_SMALL_INTS[value])
+                if kind is int:
+                    parts.append(_small_int(value) or _int(value))
                 elif (leaf := _LEAVES.get(kind)) is not None:
                     parts.append(leaf(value))
+                elif kind is FunctionType:  # a callback: this is the way through `_Writer._ref`
+                    parts.append(_mine(to_ref(value)))
                 else:
                     self._write(parts, value, to_ref)
             if kwargs:
                 parts.append(_head(0xA0, len(kwargs)))
                 for name, value in kwargs.items():
-                    step = name
                     parts.append(_text(name))
                     leaf = _LEAVES.get(type(value))
                     if leaf is not None:
@@ -264,7 +258,9 @@ class CborCodec:
                         self._write(parts, value, to_ref)
         except CannotPass as error:
             error.root = "argument"
-            error.path.insert(0, step)
+            # The first that is this one: what stands twice fails where it stands first.
+            place = next(n for n, arg in enumerate(args) if arg is value) if name is None else name
+            error.path.insert(0, place)
             raise
         return b"".join(parts)
 
@@ -303,11 +299,15 @@ class CborCodec:
         raise NotImplementedError("this dialect has no such word")
 
     def resolve(self, id: int, value: Any, to_ref: ToRef, /) -> bytes:
-        leaf = _LEAVES.get(type(value))
+        kind = type(value)
+        head = _pack_resolve(0x83, RESOLVE, 0x19, id) if 255 < id < 0x10000 else _RESOLVE + _int(id)
         try:
+            if kind is int:
+                return head + (_small_int(value) or _int(value))
+            leaf = _LEAVES.get(kind)
             if leaf is not None:
-                return _RESOLVE + _int(id) + leaf(value)
-            parts = [_RESOLVE, _int(id)]
+                return head + leaf(value)
+            parts = [head]
             self._write(parts, value, to_ref)
         except CannotPass as error:
             error.root = "the result"
@@ -338,9 +338,11 @@ class CborCodec:
         return self.decode(b"".join(parts))
 
     def frame(self, messages: list[bytes], /) -> bytes:
+        if len(messages) == 1 and (size := len(content := messages[0])) < 254:  # as most are
+            return _HEADS_ALONE[size] + content
         content = b"".join(messages)
         size = len(content)
-        if size < 254 and len(messages) < 24:  # a few small ones, as most frames hold
+        if size < 254 and len(messages) < 24:
             return _FRAME_HEADS[size + 1] + _LIST_HEADS[len(messages)] + content
         head = _head(0x80, len(messages))
         return b"".join((frame_head(len(head) + size), head, content))
@@ -370,7 +372,15 @@ class CborCodec:
         self._marked = False
         try:
             # Alone, the decoder would not tell that something stands behind the array.
-            messages, end = self._decode(b"\x82" + frame + _END)
+            messages, end = cbor2.loads(  # a partial would cost half as much again
+                b"\x82" + frame + _END,
+                semantic_decoders=self._tags,
+                tag_hook=self._unknown_tag,
+                max_depth=self._decodes_to,
+                allow_indefinite=False,
+                allow_duplicate_keys=False,
+                strict_hashable_types=True,
+            )
         except (cbor2.CBORError, RecursionError) as error:
             cause = f": {error.__cause__}" if error.__cause__ else ""
             raise RemoteProtocolError(f"a frame that is not valid: {error}{cause}") from None
@@ -710,15 +720,12 @@ class _Writer:
     def _ref(self, value: Any, depth: int) -> None:
         fields: list[Any]
         ref = self._to_ref(value)
-        if type(ref) is Mine and ref[1] is None:
-            self._parts.append(_MINE_HEAD)
-            self._parts.append(_int(ref[0]))
+        if type(ref) is Mine:
+            self._parts.append(_mine(ref))
             return
         if self._sets and (isinstance(ref, Promised) or (isinstance(ref, Yours) and ref.id > 0)):
             raise CannotPass("a promise in a set: await it before, or pass a list")
         match ref:
-            case Mine(id, cap_id):
-                fields = [_MINE, id, cap_id]
             case Promised(id):
                 fields = [_PROMISED, id]
             case Yours(id, ()):
@@ -739,6 +746,14 @@ def _used(slot: Slot) -> int:
     if slot.kwargs:
         return 5
     return 2 if slot.args is None and not slot.path else 3 if slot.args is None else 4
+
+
+def _mine(ref: Any) -> bytes:
+    """A `Mine` as it is written; a function is never another reference."""
+    id, cap_id = ref
+    if cap_id is None:
+        return _MINE_HEAD + _int(id)
+    return _LASTING_HEAD + _int(id) + _text(cap_id)
 
 
 def _too_deep() -> CannotPass:

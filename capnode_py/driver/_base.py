@@ -232,17 +232,15 @@ class Driver:
 
     def run(self, id: int, running: Running) -> Any:
         """See `session.Driver`: what `_call_handler` does, for a function that is found already."""
-        function, _, (_, _, _, args) = running
-        token = current.set(self.peer)
+        if current.get(None) is not self.peer:
+            current.set(self.peer)  # once: see `received`
         try:
-            result = function(*args)
+            result = running[0](*running[2][3])
         except BaseException as error:
             self.session.fail(self.session.in_full(id, running), error)
             if self.passes_interrupts and isinstance(error, KeyboardInterrupt):
                 raise
             return TOLD
-        finally:
-            current.reset(token)
 
         kind = type(result)
         if kind not in PLAIN and (kind is CoroutineType or hasattr(kind, "__await__")):
@@ -318,7 +316,8 @@ class Driver:
     async def await_handler(self, call: Call, awaitable: Any) -> None:
         """The rest of a call: a task's whole life."""
         self._running.add(call)
-        current.set(self.peer)
+        if current.get(None) is not self.peer:
+            current.set(self.peer)
         try:
             result = await awaitable
         except BaseException as error:
@@ -330,7 +329,7 @@ class Driver:
         finally:
             call.handle = None
             self._running.discard(call)
-            if not self._running:
+            if self._idle and not self._running:
                 self._tell(self._idle)
 
     def tell(self, function: Callable[..., Any], *args: Any) -> None:
@@ -475,7 +474,10 @@ class Driver:
         self._opened.set()
 
     def received(self, data: bytes) -> None:
-        """Bytes have come: one turn."""
+        """Bytes have come: one turn.
+
+        The caller sees to it that it has a context of its own, where `current` may stay our peer.
+        """
         self._turns += 1
         try:
             self.session.receive(data)

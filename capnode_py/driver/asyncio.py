@@ -37,6 +37,7 @@ class AsyncioDriver(DescriptorDriver):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._woke = False  # a task, in this turn
         self._waker = self._wake  # one bound method for all who wait
+        self._make_future = self._loop.create_future
         super().__init__(read_fd, write_fd, **settings)
 
     def here(self) -> bool:
@@ -93,7 +94,7 @@ class AsyncioDriver(DescriptorDriver):
             self._write(frames)
 
     def wait(self, cell: Cell) -> asyncio.Future[None]:
-        future = self._loop.create_future()
+        future = self._make_future()
         cell.watch(partial(self._waker, future))
         return future
 
@@ -173,7 +174,9 @@ class AsyncioDriver(DescriptorDriver):
         self._loop.remove_writer(self._write_fd)
 
     def end_turn(self) -> None:
-        super().end_turn()
+        frames = self.session.flush_turn()
+        if frames:
+            self._write(frames)
         if self._woke:
             self._woke = False
             if not self._flushing:

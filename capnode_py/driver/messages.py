@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -112,7 +113,7 @@ class MessageDriver(LoopDriver):
             self._eof.set()
             self.lost()
         else:
-            self.received(message)
+            copy_context().run(self.received, message)
             if self.whole and self._codec.unfinished and self.session.error is None:
                 self.session.abort(
                     RemoteProtocolError(

@@ -242,8 +242,15 @@ class FakeDriver(Driver):
 
     def flush(self) -> None:
         """End a turn: what this side has to say goes on the wire, releases too."""
-        frames = self.session.flush()
-        self.awake = self._releases = False
+        self._releases = False
+        self._send(self.session.flush())
+
+    def flush_turn(self) -> None:
+        """The same as a driver does it when it has read: releases that may wait stay here."""
+        self._send(self.session.flush_turn())
+
+    def _send(self, frames: list[bytes]) -> None:
+        self.awake = False
         for data in frames:
             messages = self._read(data)
             self.sent += messages
@@ -296,7 +303,7 @@ class FakeDriver(Driver):
         """Let this side receive these bytes, whoever made them; b"" ends the stream."""
         size = self.wire.chop or len(data)
         for start in range(0, len(data), size or 1):
-            self.received(data[start : start + size])
+            copy_context().run(self.received, data[start : start + size])
         if not data:
             self._eof.set()
             self.lost()

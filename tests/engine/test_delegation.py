@@ -734,7 +734,7 @@ def test_an_answer_whose_promises_settle_at_once_leaves_nothing(wire: Wire) -> N
     for _ in range(10):
         assert near.get(near.index(lambda: 5)) == [5]
     wire.run()
-    assert near.session.incoming._resolved == {}
+    assert near.session.incoming.resolved == {}
 
 
 def test_there_is_one_way_to_write_a_cap_id(wire: Wire) -> None:

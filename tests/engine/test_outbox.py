@@ -8,6 +8,7 @@ import pytest
 
 from capnode_py import Limits, Target
 from capnode_py._messages import Yours
+from capnode_py._outbox import WAITS_UP_TO
 from capnode_py.testing import FakeDriver, Fence, Wire
 
 FENCE = Fence()
@@ -254,6 +255,68 @@ def test_releases_alone_wait_for_company(wire: Wire) -> None:
     wire.run()
     assert task.done
     near.flush()
+
+
+def test_releases_of_plain_answers_wait_until_they_are_many(wire: Wire) -> None:
+    """A call that is awaited alone costs one message each way, and no release of its own."""
+    near, far = wire.link(far_index=Service())
+    said = []
+    for n in range(70):
+        task = near.spawn(near.index.echo(n))
+        near.flush_turn()
+        said += [m.word for m in far.coming()[1:]]
+        far.deliver("call", *said[-1:] if far.coming()[1:] else ())
+        near.deliver("resolve")
+        assert task.result() == n
+    assert said == ["release", "release"]
+    assert 0 < far.peer.stats().answers < 32
+    near.flush()  # when something else has it leave, or after some milliseconds
+    far.deliver("release")
+    assert far.peer.stats().answers == 0
+
+
+def test_a_ping_takes_the_releases_along_that_wait(wire: Wire) -> None:
+    """So that it is a fence for them, too."""
+    near, far = wire.link(far_index=Service())
+    task = near.spawn(near.index.echo(1))
+    near.flush_turn()
+    far.deliver("call")
+    near.deliver("resolve")
+    near.spawn(near.peer.ping())
+    near.flush_turn()
+    far.deliver("ping", "release")
+    assert far.peer.stats().answers == 0
+    assert task.done
+
+
+@pytest.mark.parametrize("what", ["large", "object", "error", "dropped", "stub"])
+def test_what_holds_much_or_objects_is_released_with_the_next_frame(wire: Wire, what: str) -> None:
+    near, far = wire.link(
+        far_index={
+            "large": lambda: "x" * WAITS_UP_TO,
+            "object": lambda: {"it": Service()},
+            "error": lambda: int("none"),
+            "dropped": lambda: Service(),
+            "stub": lambda: Service(),
+            "tick": lambda: None,
+        }
+    )
+    stub = near.get(near.index.stub()) if what == "stub" else None
+    task = None
+    if what == "dropped":
+        near.index.dropped()
+    elif what != "stub":
+        task = near.spawn(near.index[what]())
+    near.flush_turn()
+    if what != "stub":
+        far.deliver()
+    if task is not None:
+        near.deliver()
+        assert task.done
+    del stub  # not the task, which has the object: its answer is what is released
+    near.index.tick()
+    near.flush_turn()
+    assert [m.word for m in far.coming()] == ["push", "release"]
 
 
 def test_a_release_never_overtakes_a_message_that_names_the_id(wire: Wire) -> None:
