@@ -162,7 +162,8 @@ class Incoming:
             handle(message)
             if session.error is not None:
                 return
-        self.finish()
+        if self.last is not None:
+            self.finish()
         if self._cancelled:
             self._cancelled = _NONE
 

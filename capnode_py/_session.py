@@ -68,7 +68,13 @@ FEATURES = ("map",)
 
 
 class Driver(Protocol):
-    """What the engine asks of what carries it."""
+    """What the engine asks of what carries it.
+
+    Attributes:
+        waits_in_place: a handler may wait, and so have more read, while the engine runs it.
+    """
+
+    waits_in_place: bool
 
     def here(self) -> bool:
         """Is the caller where the session lives: its loop, its thread?"""
@@ -185,6 +191,7 @@ class Session:
         self.outgoing: Outgoing = Outgoing(self, codec, self._outbox, self._seam, limits)
         self._call = self.outgoing.call
         self._is_here = driver.here
+        self._waits_in_place = driver.waits_in_place
         self.delegation = Delegation(self, hello, self._seam, get_index)
         self.route = self._router.route
         self.control = self.outgoing.control
@@ -654,7 +661,7 @@ class Session:
         self.bytes_received += len(data)
         try:
             items = self._codec.feed(data)
-            last = items[-1] if type(items) is list and items else None
+            last = items[-1] if self._waits_in_place and type(items) is list and items else None
             for item in items:
                 if type(item) is bytes:
                     self._handle_frame(item, item is last)

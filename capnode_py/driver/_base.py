@@ -92,6 +92,8 @@ class Driver:
     passes_interrupts = True
     """A KeyboardInterrupt in a handler ends the loop as well, after it was answered."""
 
+    waits_in_place = False
+
     session_type: type[Session] = Session
 
     def __init__(

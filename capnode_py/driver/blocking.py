@@ -158,6 +158,7 @@ class BlockingDriver(DescriptorDriver):
     """See the module."""
 
     session_type = LockedSession
+    waits_in_place = True
 
     def __init__(self, stream: tuple[int, int], **settings: Any) -> None:
         self._pump = the_pump()
