@@ -303,11 +303,14 @@ class FakeDriver(Driver):
         """Let this side receive these bytes, whoever made them; b"" ends the stream."""
         size = self.wire.chop or len(data)
         for start in range(0, len(data), size or 1):
-            copy_context().run(self.received, data[start : start + size])
+            self.received(data[start : start + size])
         if not data:
             self._eof.set()
             self.lost()
         self.turn()
+
+    def received(self, data: bytes) -> None:
+        copy_context().run(super().received, data)
 
     def turn(self) -> None:
         """Let all run that can, and flush."""
