@@ -37,9 +37,11 @@ them. The map of the package, in reading order:
 `_remote`        Capnode's own face: Remote, stream_from_remote, cap_wrap
 `_describe`      what a host says of what it offers, for help() and completion
 `_addresses`     the urls of the doors, and the sockets behind them
+`_claim`         the wire of a child: its stdin and stdout, claimed for good
 `_doors`         connect, listen, attach, pair
 `_logs`          log records of one program in the logging of another
 `_child`         a child process on any driver: its start, what became of it, its end
+`_watchdog`      what a child does whose parent is gone, or whose event loop is stuck
 `_spawn`         spawn: a child process as a peer
 `_supervise`     a child process that is started again when it dies
 `_stdio`         the child's side: serve_stdio, stdio

@@ -43,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _stubs(names: list[str]) -> int:
-    from . import _stdio
+    from . import _claim
 
     sys.path.insert(0, os.getcwd())
-    _stdio._claimed.append(True)  # so that a plugin cannot begin to serve when it is imported
+    _claim._claimed.append(True)  # so that a plugin cannot begin to serve when it is imported
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what is printed by importing it
             text = capnode.interface_of(*map(_named, names))
@@ -60,7 +60,7 @@ def _stubs(names: list[str]) -> int:
             )
         return 1
     finally:
-        _stdio._claimed.pop()
+        _claim._claimed.pop()
     print(text, end="")
     return 0
 

@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict
 
+from ._claim import VARIABLE
 from ._errors import CapnodeError, PeerDied, PeerLost
 from ._peer import Settings, make_settings
 
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("capnode_py.spawn")
 stderr_logger = logging.getLogger("capnode_py.child")
-
-CHANNEL_VARIABLE = "CAPNODE_FD"
-"""Of a child's environment, under ``channel="fd"``: its descriptor, and the inode behind it, by
-which the child knows that the number is not a stale one."""
 
 _TAIL_LINES = 20
 _LONGEST_LINE = 64 * 1024  # what of a line on stderr is taken for a line of its own
@@ -321,7 +318,7 @@ def _environment(recipe: Recipe, private: Mapping[str, str]) -> Mapping[str, str
 def _told(passed: int) -> dict[str, str]:
     if passed < 0:
         return {}
-    return {CHANNEL_VARIABLE: f"{passed}:{os.fstat(passed).st_ino}"}
+    return {VARIABLE: f"{passed}:{os.fstat(passed).st_ino}"}
 
 
 def _why_not_started(recipe: Recipe, error: OSError) -> str:

@@ -1,24 +1,29 @@
 """The child's side: `serve_stdio` and `stdio`.
 
-They claim descriptors 0 and 1 for the wire, so that nothing else in the process can write to it: a
-`print`, C code or a subprocess writes to stderr from then on. What was printed before is junk that
-the parent skips; so import, and serve, first.
+They claim the wire (`_claim.py`), so that nothing else in the process can write to it: a `print`, C
+code or a subprocess writes to stderr from then on. What was printed before is junk that the parent
+skips; so import, and serve, first. A watchdog sees to it that the child does not outlive its
+parent.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import stat
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ._capnode import Capnode, Index
+from ._claim import claim, is_claimed, passed_descriptor
 from ._errors import CapnodeError, ProtocolError
 from ._limits import Limits
 from ._peer import (
+    AnyPeer,
     I_co,
     Interface,
     Peer,
@@ -28,18 +33,21 @@ from ._peer import (
     make_peer,
     make_settings,
 )
+from ._watchdog import EX_UNAVAILABLE, Watchdog, leads_a_session
 
 if TYPE_CHECKING:
     import asyncio
+    from concurrent.futures import Future
 
     from ._doors import Door
+    from .driver._base import Driver
 
 EX_USAGE = 64
 """Started by hand, with nobody at the other end (sysexits.h)."""
 EX_SOFTWARE = 70
 """The parent broke the protocol."""
 
-_claimed: list[bool] = []  # filled by the one claim that a process can make
+P = TypeVar("P", bound=AnyPeer)
 
 
 def serve_stdio(
@@ -50,6 +58,8 @@ def serve_stdio(
     limits: Limits | None = None,
     nickname: str = "",
     tracebacks: bool = True,
+    application: str = "",
+    versions: Sequence[int] = (),
 ) -> None:
     """Serve the parent process on stdin and stdout until it closes them: a plugin's last line.
 
@@ -57,12 +67,16 @@ def serve_stdio(
     with 64 if it was started by hand. It runs an event loop (uvloop if that is installed); within
     one, write ``async with capnode.stdio(index) as peer: await peer.wait_closed()``.
 
+    When the parent is gone and a handler still blocks 5 seconds later, it is interrupted; 5 seconds
+    after that the process is ended, with 69.
+
     Args:
-        index, host, limits, nickname: as for `connect`.
+        index, host, limits, nickname, application, versions: as for `connect`.
         tracebacks: send the tracebacks of errors to the parent.
 
     Raises:
-        RuntimeError: an event loop is running in this thread.
+        RuntimeError: an event loop is running in this thread; or stdin and stdout were claimed
+            before.
     """
     import asyncio
 
@@ -71,13 +85,21 @@ def serve_stdio(
             "serve_stdio() runs an event loop of its own. Inside one, write "
             "async with capnode.stdio(index) as peer: await peer.wait_closed()"
         )
-    settings = make_settings(index, host, dialect, limits, nickname, tracebacks=tracebacks)
+    settings = make_settings(
+        index,
+        host,
+        dialect,
+        limits,
+        nickname,
+        tracebacks=tracebacks,
+        application=application,
+        versions=versions,
+    )
     check_not_by_hand()
-    ignore_interrupts()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        error = runner.run(_serve(settings))
-    if isinstance(error, ProtocolError):
-        end_serving(error)
+    service = Service()
+    with service, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(service, settings))
+    service.end()
 
 
 def stdio(
@@ -88,42 +110,153 @@ def stdio(
     limits: Limits | None = None,
     nickname: str = "",
     tracebacks: bool = True,
+    application: str = "",
+    versions: Sequence[int] = (),
     interface: Interface[I_co] = None,
 ) -> Door[Peer[I_co]]:
     """The parent process as a peer: `serve_stdio` for a program that has an event loop.
 
+    While the connection is open, Ctrl-C at the terminal is ignored: the parent decides. If the
+    parent goes while something blocks the event loop, this program is ended as by `serve_stdio`.
+
     Args:
-        index, host, limits, nickname, interface: as for `connect`.
+        index, host, limits, nickname, application, versions, interface: as for `connect`.
         tracebacks: send the tracebacks of errors to the parent.
 
     Raises:
         RuntimeError: stdin and stdout were claimed before.
-        PeerLost, ProtocolError: there was no hello.
+        PeerLost, ProtocolError: there was no hello, or none of this application.
     """
     from ._doors import Door, opened
 
     check_interface(interface)
-    settings = make_settings(index, host, dialect, limits, nickname, tracebacks=tracebacks)
+    settings = make_settings(
+        index,
+        host,
+        dialect,
+        limits,
+        nickname,
+        tracebacks=tracebacks,
+        application=application,
+        versions=versions,
+    )
 
     async def enter() -> Peer[I_co]:
         check_not_by_hand()
-        peer: Peer[I_co] = await opened(make_peer(Peer, claim(), settings))
+        service = Service(goes_on=True)
+        peer: Peer[I_co] = await opened(service.make_peer(Peer, settings))
         _forward_logs(peer)
         return peer
 
     return Door(enter)
 
 
-async def _serve(settings: Settings) -> BaseException | None:
-    peer = make_peer(Peer, claim(), settings)
+async def _serve(service: Service, settings: Settings) -> None:
+    peer = service.make_peer(Peer, settings)
     try:
         await peer._driver.open()
         _forward_logs(peer)
-    except CapnodeError as error:
-        return error
+    except CapnodeError:
+        pass  # which `Service.end` tells
     finally:
         await peer.wait_closed()
-    return peer._session.error
+
+
+class Service:
+    """What is done around the one connection of a child: Ctrl-C is ignored, the watchdog watches,
+    and at the end all is written.
+
+    As a context manager it holds what blocks, and takes the watchdog's interrupt for the end.
+
+    Args:
+        goes_on: the program has a life after the connection, and gets back what was taken.
+    """
+
+    def __init__(self, *, goes_on: bool = False) -> None:
+        self._goes_on = goes_on
+        self._watchdog: Watchdog | None = None
+        self._peer: AnyPeer[Any] | None = None
+        self._before: Any = None
+
+    def make_peer(
+        self,
+        kind: type[P],
+        settings: Settings,
+        *,
+        make_driver: Callable[..., Driver] | None = None,
+    ) -> P:
+        """Claim the wire, and make a peer on it.
+
+        Raises:
+            RuntimeError: it was claimed before.
+        """
+        wire = claim()
+        if threading.current_thread() is threading.main_thread() and _may_replace_handler():
+            self._before = signal.signal(signal.SIGINT, self._interrupted)
+        peer = make_peer(kind, wire.fds, settings, make_driver=make_driver)
+        self._peer = peer
+        self._watchdog = Watchdog(wire.watched, peer._driver, has_loop=make_driver is None)
+        peer._driver.finalize = partial(self._finish, peer._driver, wire.written)
+        return peer
+
+    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
+        if self._watchdog is not None and self._watchdog.interrupted:
+            raise KeyboardInterrupt
+
+    async def _finish(self, driver: Driver, written: Future[None] | None) -> None:
+        if written is not None:
+            finished = driver.make_event()
+            written.add_done_callback(lambda _: driver.soon(finished.set))
+            await driver.within(driver.limits.close_timeout, finished.wait)
+        if self._goes_on:
+            if self._watchdog is not None:
+                self._watchdog.stop()
+            if self._before is not None:
+                signal.signal(signal.SIGINT, self._before)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: Any, error: BaseException | None, _traceback: Any) -> None:
+        watchdog = self._watchdog
+        if watchdog is not None:
+            watchdog.stop_serving()
+            if isinstance(error, KeyboardInterrupt) and watchdog.interrupted:
+                raise SystemExit(EX_UNAVAILABLE)
+
+    def end(self) -> None:
+        """Serving is over. What was started goes with the parent, if that did not say goodbye.
+
+        Raises:
+            SystemExit: the parent broke the protocol.
+        """
+        if self._peer is None:
+            return
+        session = self._peer._session
+        if isinstance(session.error, ProtocolError):
+            end_serving(session.error)
+        if not session.incoming.heard_bye and leads_a_session():
+            _end_what_was_started()
+
+
+def _end_what_was_started() -> None:
+    """SIGTERM for our process group, but not for us."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        os.killpg(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def _may_replace_handler() -> bool:
+    """Is the handler of SIGINT Python's, or an event loop's, and none of the user's?"""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler in (signal.default_int_handler, signal.SIG_DFL):
+        return True
+    module = getattr(getattr(handler, "func", handler), "__module__", "") or ""
+    return module.partition(".")[0] in ("asyncio", "trio")
 
 
 def _forward_logs(peer: Peer[Any]) -> None:
@@ -146,12 +279,6 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     return uvloop.Loop
 
 
-def ignore_interrupts() -> None:
-    """At a terminal, the parent decides."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def end_serving(error: ProtocolError) -> NoReturn:
     """The parent broke the protocol: say so, and exit."""
     _say(f"{application_name()}: {error}")
@@ -159,15 +286,15 @@ def end_serving(error: ProtocolError) -> NoReturn:
 
 
 def check_not_by_hand() -> None:
-    """Exit with 64 if nobody is at the other end of stdin and stdout."""
-    if _claimed:
-        return  # which `claim` will say
+    """Exit with 64 if nobody is at the other end: stdin or stdout is a terminal, or nothing."""
+    if is_claimed() or passed_descriptor() >= 0:
+        return  # of the first, `claim` will tell
     for fd in (0, 1):
         try:
             mode = os.fstat(fd).st_mode
         except OSError:
             mode = 0
-        if not stat.S_ISFIFO(mode) and not stat.S_ISSOCK(mode):
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)):
             name = ("stdin", "stdout")[fd]
             _say(
                 f"{application_name()} is a capnode plugin: it talks to the program that starts "
@@ -185,30 +312,3 @@ def _arguments() -> str:
 def _say(text: str) -> None:
     """For a person, on the one descriptor that is not the wire."""
     sys.stderr.write(text + "\n")
-
-
-def claim() -> tuple[int, int]:
-    """Take stdin and stdout for the wire: private descriptors to read and to write.
-
-    From then on descriptor 0 is empty, and descriptor 1 is stderr.
-
-    Raises:
-        RuntimeError: they were claimed before.
-    """
-    if _claimed:
-        raise RuntimeError(
-            "stdin and stdout are claimed already: one peer a process speaks on them"
-        )
-    _claimed.append(True)
-
-    # dup gives descriptors that subprocesses do not inherit.
-    read_fd, write_fd = os.dup(0), os.dup(1)
-    if read_fd < 3 or write_fd < 3:  # stderr was closed
-        raise RuntimeError("stdin, stdout and stderr must be open")
-    os.dup2(2, 1)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # it is None, broken or closed
-        sys.stdout.flush()  # what was printed and not yet written goes to stderr
-    return read_fd, write_fd

@@ -9,6 +9,7 @@ other side calls meanwhile; see `Peer`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -32,12 +33,12 @@ from ._child import (
     request_logs,
     start,
 )
-from ._errors import CapnodeError, PeerClosed, ProtocolError
+from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
 from ._messages import Path
 from ._peer import AnyPeer, Settings, make_peer, make_settings, place_of
 from ._session import Session
-from ._stdio import check_not_by_hand, claim, end_serving, ignore_interrupts
+from ._stdio import Service, check_not_by_hand
 from ._stub import Promise, Stub
 from .driver._pump import Pump, complete, the_pump
 from .driver.blocking import BlockingDriver
@@ -571,24 +572,32 @@ def serve_stdio(
     limits: Limits | None = None,
     nickname: str = "",
     tracebacks: bool = True,
+    application: str = "",
+    versions: Sequence[int] = (),
 ) -> None:
     """`capnode_py.serve_stdio` without an event loop: it starts faster, and its handlers may block.
 
     Handlers that wait for other things than the parent's answers belong into an event loop.
     """
-    settings = make_settings(index, host, dialect, limits, nickname, tracebacks=tracebacks)
+    settings = make_settings(
+        index,
+        host,
+        dialect,
+        limits,
+        nickname,
+        tracebacks=tracebacks,
+        application=application,
+        versions=versions,
+    )
     check_not_by_hand()
-    ignore_interrupts()
-    peer = _make(Peer, claim(), settings)
-    try:
-        _opened(peer)
-    except CapnodeError as error:
-        failure: BaseException | None = error
-    else:
-        peer.serve_forever()
-        failure = peer._session.error
-    if isinstance(failure, ProtocolError):
-        end_serving(failure)
+    service = Service()
+    with service:
+        with the_pump().lock:
+            peer = service.make_peer(Peer, settings, make_driver=BlockingDriver)
+        with contextlib.suppress(CapnodeError):  # which `Service.end` tells
+            _opened(peer)
+            peer.serve_forever()
+    service.end()
 
 
 def _make(kind: type[P], fds: tuple[int, int], settings: Settings) -> P:

@@ -82,7 +82,7 @@ class Plugin(capnode.Target):
         await asyncio.Event().wait()
 
     def claim_again(self) -> None:
-        from capnode_py._stdio import claim
+        from capnode_py._claim import claim
 
         claim()
 

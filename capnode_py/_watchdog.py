@@ -1,0 +1,163 @@
+"""What a child does whose parent is gone, or whose event loop is stuck.
+
+A thread waits for the wire to hang up, which it sees whatever is unread. If the program has not
+come to its end some seconds later, because a handler blocks, it is interrupted as by Ctrl-C; if
+that does not help, it is ended, and what it has started with it. So no child outlives its parent
+for long, unless C code never lets go of the interpreter. (`PR_SET_PDEATHSIG` would do the same in
+the kernel, but follows the *thread* that started the child.)
+
+The same thread looks now and then whether the event loop turns while there is work, and says which
+handler blocks it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import NoReturn
+
+from .driver._base import Driver
+
+logger = logging.getLogger("capnode_py.stdio")
+
+EX_UNAVAILABLE = 69
+"""The parent was gone, and this program did not end by itself (sysexits.h)."""
+
+# Tests set these.
+GRACE = 5.0  # seconds from the end of the parent to the interrupt, and from there to the end
+LOOKS_EVERY = 1.0  # seconds; a loop that is stuck from one look to the next is reported
+
+_PACKAGE = os.path.dirname(__file__) + os.sep
+
+
+class Watchdog:
+    """See the module. It watches from now on.
+
+    Args:
+        fd: hangs up when the parent is gone; -1: nothing does.
+        driver: the loop that is looked at; made in this thread.
+
+    Attributes:
+        interrupted: it has interrupted the main thread.
+    """
+
+    def __init__(self, fd: int, driver: Driver, *, has_loop: bool) -> None:
+        self.interrupted = False
+        self._driver = driver
+        self._fd = -1 if fd < 0 else os.dup(fd)
+        self._stop_read, self._stop_write = os.pipe()
+        self._thread_of_loop = threading.get_ident()
+        self._has_loop = has_loop
+        self._serving = True
+        self._bytes = 0
+        self._asked = 0.0  # when the loop was asked to answer; 0: it is not asked
+        self._said = False
+        self._thread = threading.Thread(target=self._run, name="capnode watchdog", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The connection is over, and the program may go on."""
+        with contextlib.suppress(OSError):
+            os.write(self._stop_write, b"\0")
+        self._thread.join()
+        for fd in (self._fd, self._stop_read, self._stop_write):
+            if fd >= 0:
+                os.close(fd)
+
+    def stop_serving(self) -> None:
+        """The program may do what it wants to do at its end. Once its main thread has ended, no
+        thread of a handler keeps it alive."""
+        self._serving = False
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._stop_read, select.POLLIN)
+        if self._fd >= 0:
+            poll.register(self._fd, 0)  # that it has hung up is told unasked
+        while True:
+            events = poll.poll(LOOKS_EVERY * 1000)
+            if any(fd == self._stop_read for fd, _ in events):
+                return
+            if events:
+                break
+            if self._has_loop and self._serving:
+                self._look()
+        if not self._stopped_within(GRACE) and self._serving:
+            self._interrupt()
+        while not self._stopped_within(GRACE):
+            if self._serving or not threading.main_thread().is_alive():
+                end_process()
+
+    def _stopped_within(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._stop_read, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def _interrupt(self) -> None:
+        logger.warning(
+            "the parent is gone, and %s blocks: interrupting it", self._where_it_blocks()
+        )
+        self.interrupted = True
+        main = threading.main_thread()
+        if main.is_alive() and main.ident is not None:
+            signal.pthread_kill(main.ident, signal.SIGINT)
+
+    # A loop that does not turn.
+
+    def _look(self) -> None:
+        driver = self._driver
+        if self._asked:
+            if not self._said:
+                self._said = True
+                logger.warning(
+                    "%s has blocked the event loop for more than %.0f s. Other calls, pings and "
+                    "the end of this program wait for it: make it async, or decorate it with "
+                    "@capnode.in_thread",
+                    self._where_it_blocks(),
+                    time.monotonic() - self._asked,
+                )
+            return
+        received = driver.session.bytes_received
+        if received != self._bytes or driver.is_busy:
+            self._bytes = received
+            self._asked = time.monotonic()
+            driver.soon(self._answer)
+
+    def _answer(self) -> None:
+        if self._said:
+            self._said = False
+            logger.warning("the event loop goes on, after %.1f s", time.monotonic() - self._asked)
+        self._asked = 0.0
+
+    def _where_it_blocks(self) -> str:
+        """The handler that runs in the thread of the loop."""
+        frame: FrameType | None = sys._current_frames().get(self._thread_of_loop)
+        inner = frame
+        while frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE):
+            inner, frame = frame, frame.f_back
+        if inner is None or frame is None:
+            return "something"
+        code = inner.f_code
+        where = f"{os.path.basename(code.co_filename)}:{inner.f_lineno}"
+        return f"{code.co_qualname} ({where})"
+
+
+def end_process() -> NoReturn:
+    """End this process, and what it has started."""
+    try:
+        if leads_a_session():
+            os.killpg(os.getpid(), signal.SIGKILL)
+    finally:
+        os._exit(EX_UNAVAILABLE)
+
+
+def leads_a_session() -> bool:
+    """Did `spawn` start this process? Then its group is its own."""
+    return os.getsid(0) == os.getpid()
