@@ -70,16 +70,22 @@ def claim() -> Wire:
         return Wire((passed, passed), passed)
 
     read_fd, write_fd = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in (0, 1))
-    null = os.open(os.devnull, os.O_RDWR)
-    if not _is_open(2):
-        os.dup2(null, 2)
+    null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(2, 1)
     os.dup2(null, 0)
-    if null > 2:
-        os.close(null)
+    os.close(null)
     with contextlib.suppress(AttributeError, OSError, ValueError):  # it is None, broken or closed
         sys.stdout.flush()  # what was printed and not yet written goes to stderr
     return _unblocked(read_fd, write_fd)
+
+
+def occupy_stderr() -> None:
+    """If it is closed, let it be the empty device, before something else takes the number."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    if null == 2:
+        os.set_inheritable(2, True)
+    else:
+        os.close(null)
 
 
 def passed_descriptor() -> int:
@@ -94,14 +100,6 @@ def passed_descriptor() -> int:
     # Else the variable was inherited from our parent, who was the one that it is for.
     is_it = stat.S_ISSOCK(found.st_mode) and found.st_ino == int(inode)
     return int(number) if is_it else -1
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def _unblocked(read_fd: int, write_fd: int) -> Wire:

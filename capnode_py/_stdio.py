@@ -8,6 +8,7 @@ parent.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import stat
@@ -16,10 +17,10 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._capnode import Capnode, Index
-from ._claim import claim, is_claimed, passed_descriptor
+from ._claim import claim, is_claimed, occupy_stderr, passed_descriptor
 from ._errors import CapnodeError, ProtocolError
 from ._limits import Limits
 from ._peer import (
@@ -195,6 +196,7 @@ class Service:
             self._before = signal.signal(signal.SIGINT, self._interrupted)
         peer = make_peer(kind, wire.fds, settings, make_driver=make_driver)
         self._peer = peer
+        atexit.register(self._end_what_was_started)
         self._watchdog = Watchdog(wire.watched, peer._driver, has_loop=make_driver is None)
         peer._driver.finalize = partial(self._finish, peer._driver, wire.written)
         return peer
@@ -225,29 +227,22 @@ class Service:
                 raise SystemExit(EX_UNAVAILABLE)
 
     def end(self) -> None:
-        """Serving is over. What was started goes with the parent, if that did not say goodbye.
+        """Serving is over.
 
         Raises:
             SystemExit: the parent broke the protocol.
         """
-        if self._peer is None:
+        error = None if self._peer is None else self._peer._session.error
+        if isinstance(error, ProtocolError):
+            _say(f"{application_name()}: {error}")
+            raise SystemExit(EX_SOFTWARE)
+
+    def _end_what_was_started(self) -> None:
+        """At the exit of a child whose parent is gone, which else would do it."""
+        if self._peer is None or self._peer._session.incoming.heard_bye or not leads_a_session():
             return
-        session = self._peer._session
-        if isinstance(session.error, ProtocolError):
-            end_serving(session.error)
-        if not session.incoming.heard_bye and leads_a_session():
-            _end_what_was_started()
-
-
-def _end_what_was_started() -> None:
-    """SIGTERM for our process group, but not for us."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(os.getpid(), signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _may_replace_handler() -> bool:
@@ -279,14 +274,11 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     return uvloop.Loop
 
 
-def end_serving(error: ProtocolError) -> NoReturn:
-    """The parent broke the protocol: say so, and exit."""
-    _say(f"{application_name()}: {error}")
-    raise SystemExit(EX_SOFTWARE)
-
-
 def check_not_by_hand() -> None:
-    """Exit with 64 if nobody is at the other end: stdin or stdout is a terminal, or nothing."""
+    """Exit with 64 if nobody is at the other end: stdin or stdout is a terminal, or nothing.
+
+    Before a loop is made, which opens descriptors.
+    """
     if is_claimed() or passed_descriptor() >= 0:
         return  # of the first, `claim` will tell
     for fd in (0, 1):
@@ -302,6 +294,7 @@ def check_not_by_hand() -> None:
                 f"    async with capnode_py.spawn([sys.executable, {_arguments()}]) as peer: ..."
             )
             raise SystemExit(EX_USAGE)
+    occupy_stderr()
 
 
 def _arguments() -> str:
@@ -311,4 +304,5 @@ def _arguments() -> str:
 
 def _say(text: str) -> None:
     """For a person, on the one descriptor that is not the wire."""
-    sys.stderr.write(text + "\n")
+    if sys.stderr is not None:
+        sys.stderr.write(text + "\n")

@@ -34,7 +34,7 @@ EX_UNAVAILABLE = 69
 GRACE = 5.0  # seconds from the end of the parent to the interrupt, and from there to the end
 LOOKS_EVERY = 1.0  # seconds; a loop that is stuck from one look to the next is reported
 
-_PACKAGE = os.path.dirname(__file__) + os.sep
+_DRIVERS = os.path.join(os.path.dirname(__file__), "driver", "")
 
 
 class Watchdog:
@@ -92,8 +92,8 @@ class Watchdog:
         if not self._stopped_within(GRACE) and self._serving:
             self._interrupt()
         while not self._stopped_within(GRACE):
-            if self._serving or not threading.main_thread().is_alive():
-                end_process()
+            if self._serving or _main_thread_has_ended():
+                _end_process()
 
     def _stopped_within(self, seconds: float) -> bool:
         poll = select.poll()
@@ -138,18 +138,30 @@ class Watchdog:
 
     def _where_it_blocks(self) -> str:
         """The handler that runs in the thread of the loop."""
-        frame: FrameType | None = sys._current_frames().get(self._thread_of_loop)
-        inner = frame
-        while frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE):
+        innermost = sys._current_frames().get(self._thread_of_loop)
+        inner, frame = innermost, innermost
+        while frame is not None and not frame.f_code.co_filename.startswith(_DRIVERS):
             inner, frame = frame, frame.f_back
-        if inner is None or frame is None:
+        if innermost is None:
             return "something"
-        code = inner.f_code
-        where = f"{os.path.basename(code.co_filename)}:{inner.f_lineno}"
-        return f"{code.co_qualname} ({where})"
+        if inner is None or frame is None or frame is innermost:
+            return f"something ({_place(innermost)})"
+        return f"{inner.f_code.co_qualname} ({_place(inner)})"
 
 
-def end_process() -> NoReturn:
+def _place(frame: FrameType) -> str:
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+def _main_thread_has_ended() -> bool:
+    """Has it left the program, and only waits for other threads?"""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    return frame is None or frame.f_globals is vars(threading)
+
+
+def _end_process() -> NoReturn:
     """End this process, and what it has started."""
     try:
         if leads_a_session():

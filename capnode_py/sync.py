@@ -46,6 +46,7 @@ from .driver.blocking import BlockingDriver
 logger = logging.getLogger("capnode_py.sync")
 
 P = TypeVar("P", bound="Peer")
+S = TypeVar("S", bound="SpawnedPeer")
 
 
 class Peer(AnyPeer):
@@ -245,7 +246,10 @@ def spawn(argv: Command, **options: Unpack[SpawnOptions]) -> SpawnedPeer:
         argv: the program and its arguments.
         options: as for `capnode_py.spawn`.
     """
-    how = recipe(argv, **options)
+    return _spawned(SpawnedPeer, recipe(argv, **options))
+
+
+def _spawned(kind: type[S], how: Recipe) -> S:
     asked, withdraw = request_logs(how)
     try:
         started = start(how, asked)
@@ -255,7 +259,7 @@ def spawn(argv: Command, **options: Unpack[SpawnOptions]) -> SpawnedPeer:
     try:
         pump = the_pump()
         with pump.lock:
-            peer = _make(SpawnedPeer, started.fds, how.settings)
+            peer = _make(kind, started.fds, how.settings)
             peer.pid = started.process.pid
             peer._child = _watched(started, how, peer._driver, pump, withdraw)
     except BaseException:

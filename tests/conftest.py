@@ -2,9 +2,10 @@
 
 An ``async def test_...`` runs once on each driver: asyncio, uvloop and trio (skipped where it is
 not installed). A test that asks for `road` runs over every road as well; one that asks for
-`any_road` over as many as it takes to meet each driver of the package. Both also run on the
-blocking driver: there is no loop, every ``await`` blocks in place, and one thread drives both ends.
-A test that needs a loop of its own, for several tasks or for events, says so by a marker.
+`any_road` over as many as it takes to meet each driver of the package. Both, and one that asks for
+`start` (`spawn` on any driver), also run on the blocking driver: there is no loop, every ``await``
+blocks in place, and one thread drives both ends. A test that needs a loop of its own, for several
+tasks or for events, says so by a marker.
 
 ``near, far = await road.open(index=..., far_index=...)`` gives two connected peers. When the test
 has returned, and what it held is gone, both must hold nothing but the two indexes; they are closed,
@@ -27,7 +28,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import anyio
 import anyio.abc
@@ -35,9 +36,11 @@ import anyio.lowlevel
 import pytest
 
 import capnode_py as capnode
-from capnode_py import Limits, Peer, Remote, testing
-from capnode_py._doors import opened
+from capnode_py import Limits, Peer, Remote, sync, testing
+from capnode_py._child import recipe
+from capnode_py._doors import Door, opened
 from capnode_py._peer import Settings, make_peer, make_settings
+from capnode_py._spawn import SpawnedPeer
 from capnode_py.driver._pump import Place, complete, place
 from capnode_py.driver.blocking import BlockingDriver, deadline
 
@@ -53,6 +56,9 @@ ROADS = (
     "asyncio-streams",
     "messages",
 )
+Start: TypeAlias = Callable[..., Door[SpawnedPeer]]
+"""`capnode.spawn`, on any driver."""
+
 HANGS_AFTER = 20.0
 """Seconds after which a test is ended from inside, with the line where it waits."""
 
@@ -95,7 +101,8 @@ def _named(metafunc: pytest.Metafunc, marker: str, default: tuple[str, ...]) -> 
 
 
 def _drivers(metafunc: pytest.Metafunc, asked: str | None) -> tuple[str, ...]:
-    drivers = _named(metafunc, "drivers", (*DRIVERS, BLOCKING) if asked else DRIVERS)
+    on_all = asked or "start" in metafunc.fixturenames
+    drivers = _named(metafunc, "drivers", (*DRIVERS, BLOCKING) if on_all else DRIVERS)
     if metafunc.definition.get_closest_marker("loop"):
         return tuple(driver for driver in drivers if driver != BLOCKING)
     return drivers
@@ -135,6 +142,13 @@ def road(request: pytest.FixtureRequest) -> Road:
 def any_road(request: pytest.FixtureRequest) -> Road:
     """Opens pairs of peers, where it does not matter what lies between them."""
     return Road(request.param)
+
+
+@pytest.fixture
+def start(request: pytest.FixtureRequest) -> Start:
+    """``async with start(argv, ...) as peer:``, which is `spawn` on every driver, the blocking one
+    too."""
+    return _start_blocking if request.node.callspec.params["driver"] == BLOCKING else capnode.spawn
 
 
 @pytest.fixture
@@ -402,19 +416,31 @@ async def _send_byte(sink: socket.socket, byte: bytes) -> None:
 Fds = tuple[int, int]
 
 
-def _run_blocking(body: Callable[..., Any], arguments: dict[str, Any], road: Road) -> None:
+def _start_blocking(argv: Any, **options: Any) -> Door[SpawnedPeer]:
+    async def enter() -> SpawnedPeer:
+        peer: Any = sync._spawned(cast(Any, SpawnedPeer), how)
+        return cast(SpawnedPeer, peer)
+
+    how = recipe(argv, **options)
+    return Door(enter)
+
+
+def _run_blocking(body: Callable[..., Any], arguments: dict[str, Any], road: Road | None) -> None:
     """Run an async test without a loop, from its start to its end: each await blocks in place."""
 
     async def run() -> None:
         try:
             with deadline(HANGS_AFTER):
                 await body(**arguments)
-                await road.check_tables()
+                if road is not None:
+                    await road.check_tables()
         finally:
-            with deadline(HANGS_AFTER):
-                await road.close()
+            if road is not None:
+                with deadline(HANGS_AFTER):
+                    await road.close()
 
-    road.blocking = True
+    if road is not None:
+        road.blocking = True
     token = place.set(Place(awaits=True))
     try:
         with pytest.MonkeyPatch.context() as patch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from capnode_py.codec.cbor import CborCodec
 
 CHILDREN = Path(__file__).parent / "children"
 PLUGIN = [sys.executable, str(CHILDREN / "plugin.py")]
+LIFE = [sys.executable, str(CHILDREN / "life.py")]
 CODEC = CborCodec(Limits())
 YOUR_FAULT = CODEC.control(ABORT, "RemoteProtocolError", "your fault")
 HELLO = CODEC.hello(Hello(versions=[1]))
@@ -123,3 +125,118 @@ async def test_a_child_with_a_loop_of_its_own(driver, loop, capsys):
         assert await peer.index.greet() == "hello Ann"
     assert peer.returncode == 0
     assert capsys.readouterr().err == "served\n"
+
+
+# What stdin and stdout are.
+
+
+INPUT = HELLO + CODEC.frame([_call(1, 2)]) + CODEC.frame([CODEC.control(BYE)])
+
+
+@pytest.mark.parametrize("serves", ["loop", "blocking", "own"])
+def test_stdin_and_stdout_may_be_files(tmp_path, serves):
+    """An event loop cannot wait for one."""
+    (tmp_path / "in").write_bytes(INPUT)
+    with open(tmp_path / "in", "rb") as stdin, open(tmp_path / "out", "wb") as stdout:
+        done = subprocess.run(
+            [*LIFE, serves],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=20,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert _answers((tmp_path / "out").read_bytes()) == [[5, 1, 3]]
+
+
+@pytest.mark.parametrize("serves", ["loop", "blocking", "own"])
+def test_what_stderr_shares_is_not_unblocked(serves):
+    """``2>&1``: to unblock our stdout would unblock stderr, and whoever else has it, who then loses
+    what does not fit."""
+    read, write = os.pipe()
+    child = subprocess.Popen([*LIFE, serves], stdin=subprocess.PIPE, stdout=write, stderr=write)
+    assert child.stdin is not None
+    child.stdin.write(HELLO + CODEC.frame([_call(1, 2)]))
+    child.stdin.flush()
+    out = b""
+    while not _answers(out):
+        out += os.read(read, 65536)
+    assert os.get_blocking(write)
+    child.stdin.close()
+    assert child.wait(20) == 0
+    os.close(write)
+    os.close(read)
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_descriptor_that_is_closed_at_the_start(closed):
+    """Without a wire it says so; without a stderr it serves."""
+    argv = [*LIFE, "loop"]
+    code = f"import os, sys; os.close({closed}); os.execv(sys.argv[1], sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        input=INPUT,
+        capture_output=True,
+        check=False,
+        timeout=20,
+    )
+    if closed < 2:
+        assert done.returncode == 64
+        assert b"is not a pipe" in done.stderr
+    else:
+        assert done.returncode == 0
+        assert _answers(done.stdout) == [[5, 1, 3]]
+
+
+def _answers(out: bytes) -> list[Any]:
+    items = list(CborCodec(Limits()).feed(out))
+    return [
+        message
+        for item in items[1:]
+        for message in CODEC.decode(item)[0]  # type: ignore[arg-type]
+        if message[0] == 5
+    ]
+
+
+def test_a_stale_word_of_a_private_channel_is_not_believed():
+    """Of a parent that is a plugin itself, and was started with ``channel="fd"``."""
+    with open(__file__, "rb") as stale:
+        word = f"{stale.fileno()}:{os.fstat(stale.fileno()).st_ino}"
+        done = subprocess.run(
+            [*LIFE, "loop"],
+            input=INPUT,
+            capture_output=True,
+            check=False,
+            env={**os.environ, "CAPNODE_FD": word},
+            pass_fds=[stale.fileno()],
+            timeout=20,
+        )
+    assert _answers(done.stdout) == [[5, 1, 3]]
+
+
+@pytest.mark.parametrize("serves", ["loop", "blocking", "own"])
+def test_ctrl_c_is_for_the_parent_to_decide(serves):
+    """And what the child starts gets it as usual."""
+    child = subprocess.Popen([*LIFE, serves], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(HELLO + CODEC.frame([_call(1, 2)]))
+    child.stdin.flush()
+    out = b""
+    while not _answers(out):
+        out += os.read(child.stdout.fileno(), 65536)
+    child.send_signal(signal.SIGINT)
+    child.stdin.write(CODEC.frame([_call(2, 3)]))
+    child.stdin.flush()
+    while len(_answers(out)) < 2:
+        out += os.read(child.stdout.fileno(), 65536)
+    ignored = [
+        line
+        for line in Path(f"/proc/{child.pid}/status").read_text().splitlines()
+        if line.startswith("SigIgn")
+    ]
+    assert int(ignored[0].split()[1], 16) & 1 << (signal.SIGINT - 1) == 0
+    child.stdin.close()
+    child.stdout.close()
+    assert child.wait(20) == 0

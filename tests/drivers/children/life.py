@@ -1,0 +1,132 @@
+"""A child that dies, blocks, stops and starts others. Arguments: how it serves, and options.
+
+``loop``, ``blocking`` or ``own`` (an event loop of its own); ``hasty`` lets its watchdog hurry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from typing import Any
+
+import capnode_py as capnode
+from capnode_py import _watchdog
+
+
+def sleep(seconds: float) -> None:
+    """Block the thread."""
+    threading.Event().wait(seconds)
+
+
+class Life(capnode.Target):
+    def add(self, a: int, b: int) -> int:
+        return a + b
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def version(self) -> int | None:
+        return capnode.current_peer().application_version
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def cwd(self) -> str:
+        return os.getcwd()
+
+    def die(self, how: str) -> None:
+        print("last words", file=sys.stderr, flush=True)
+        if how == "exit":
+            os._exit(3)
+        if how == "system-exit":
+            raise SystemExit(3)
+        os.kill(os.getpid(), getattr(signal, how))
+
+    def block(self, seconds: float) -> str:
+        sleep(seconds)
+        return "rested"
+
+    async def block_after(self, started: Any) -> None:
+        await started()
+        sleep(600)
+
+    def block_stubbornly(self) -> None:
+        while True:
+            try:
+                sleep(600)
+            except BaseException as error:
+                print("not", type(error).__name__, file=sys.stderr, flush=True)
+
+    @capnode.in_thread
+    def block_in_thread(self) -> None:
+        sleep(600)
+
+    async def wait_stubbornly(self) -> None:
+        import asyncio
+
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    async def wait(self) -> None:
+        import asyncio
+
+        await asyncio.Event().wait()
+
+    def say(self, *lines: str) -> None:
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
+
+    def say_on(self, fd: int, text: str) -> None:
+        os.write(fd, text.encode())
+
+    def start_grandchild(self, apart: bool) -> int:
+        """With our descriptors, all of them; `apart` in a session of its own."""
+        read, write = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of threads, which the fork does not have
+            pid = os.fork()
+        if not pid:
+            if apart:
+                os.setsid()
+            os.write(write, b"\0")
+            try:
+                while True:
+                    signal.pause()
+            finally:
+                os._exit(0)
+        os.read(read, 1)
+        return pid
+
+    def start_sleeper(self) -> int:
+        return subprocess.Popen(["sleep", "600"]).pid
+
+
+if __name__ == "__main__":
+    if "hasty" in sys.argv:
+        _watchdog.GRACE, _watchdog.LOOKS_EVERY = 0.2, 0.1
+    application: dict[str, Any] = {}
+    for argument in sys.argv[2:]:
+        if argument.startswith("application="):
+            application["application"] = argument.partition("=")[2]
+        if argument.startswith("versions="):
+            application["versions"] = [int(n) for n in argument.partition("=")[2].split(",")]
+    if sys.argv[1] == "blocking":
+        capnode.sync.serve_stdio(Life(), **application)
+    elif sys.argv[1] == "loop":
+        capnode.serve_stdio(Life(), **application)
+    else:
+        import asyncio
+
+        async def main() -> None:
+            async with capnode.stdio(Life(), **application) as peer:
+                await peer.wait_closed()
+
+        asyncio.run(main())
+    if "after" in sys.argv:
+        print("after", file=sys.stderr, flush=True)
