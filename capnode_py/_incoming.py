@@ -385,7 +385,8 @@ class Incoming:
         """The cell that a resolve or reject is for; None if it was released, or dropped."""
         entry = self._imports.entries.get(id) if type(id) is int else None
         if entry is None:
-            if not self._imports.was_issued(id):
+            # Without, it may be of a promise in a message that was then not sent.
+            if self._imports.gapless and not self._imports.was_issued(id):
                 raise RemoteProtocolError(
                     f"an outcome for id {redacted(id)!r}, which was never issued"
                 )

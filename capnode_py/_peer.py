@@ -507,7 +507,7 @@ def make_peer(
     It reads from now on; `Driver.open` waits for the other side's hello.
     """
     limits = settings.limits
-    codec = _make_codec(settings.dialect)(
+    codec = codec_of(settings.dialect)(
         limits,
         max_junk=limits.max_junk if settings.takes_junk else 0,
         tracebacks=settings.tracebacks,
@@ -546,7 +546,8 @@ def make_peer(
     return peer
 
 
-def _make_codec(dialect: str) -> Callable[..., Codec]:
+def codec_of(dialect: str) -> Callable[..., Codec]:
+    """The codec of one of `DIALECTS`. That of JavaScript is loaded when it is asked for."""
     if dialect == "capnweb":
         from .codec.capnweb import CapnwebCodec
 

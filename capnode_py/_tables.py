@@ -39,7 +39,7 @@ class ImportTable:
 
     def __init__(self, note: Callable[[Import], None], *, gapless: bool = True) -> None:
         self._note = note
-        self._gapless = gapless
+        self.gapless = gapless
         self.entries: dict[int, Import] = {}
         self.last_question = 0
         self._lowest = 0
@@ -77,7 +77,7 @@ class ImportTable:
         new = self._lowest - 1
         if id == new:
             self._lowest = id
-        elif id >= 0 or (id < new and self._gapless):
+        elif id >= 0 or (id < new and self.gapless):
             raise RemoteProtocolError(f"id {id} where a new reference takes {new}")
         else:
             self._lowest = min(self._lowest, id)

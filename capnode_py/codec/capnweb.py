@@ -339,6 +339,10 @@ class CapnwebCodec:
     def _object(self, members: dict[str, Any], depth: int) -> Any:
         if depth < 1:
             return self._bad(_TOO_DEEP, members)
+        if not DROPPED.isdisjoint(members):
+            dropped = {key: members.pop(key) for key in DROPPED.intersection(members)}
+            if _references(dropped):  # which no honest peer hides there
+                return self._bad("a reference under a key that JavaScript drops", dropped | members)
         for key, item in members.items():
             kind = type(item)
             if kind is list or kind is dict or kind is int:

@@ -31,10 +31,9 @@ from .._incoming import TOLD
 from .._leaks import leak_report
 from .._limits import Limits
 from .._messages import WORDS, Hello
-from .._peer import Peer
+from .._peer import Peer, codec_of
 from .._session import FEATURES, VERSIONS
 from .._tables import Running
-from ..codec.cbor import CborCodec
 from ..driver._base import Driver
 
 
@@ -202,7 +201,8 @@ class FakeDriver(Driver):
         self._errands: deque[Callable[[], object]] = deque()
         self._new_tasks: list[Task] = []
         self._eof = Fence()
-        self._spy = CborCodec(Limits(max_frame=1 << 62, max_depth=500))
+        make_codec = codec_of(wire.dialect)
+        self._spy = make_codec(Limits(max_frame=1 << 62, max_depth=500))
         hello = hello or Hello(
             versions=VERSIONS,
             features=FEATURES,
@@ -214,9 +214,11 @@ class FakeDriver(Driver):
         )
         host = index if isinstance(index, Capnode) else Capnode(index)
         super().__init__(
-            CborCodec(limits), limits=limits, hello=hello, host=host, get_index=host.get_index
+            make_codec(limits), limits=limits, hello=hello, host=host, get_index=host.get_index
         )
         host.sessions[hello.session_id] = self.session
+        if not self.session.traits.hello:
+            self.session.holding.hold_index()
         Peer(self, nickname=name)
 
     def __repr__(self) -> str:
@@ -501,14 +503,16 @@ class Wire:
 
     Args:
         chop: deliver frames in pieces of so many bytes; 0 delivers them whole.
+        dialect: what they speak: see `capnode_py.connect`.
 
     Attributes:
         sides: both sides of each connection.
         current: the task that runs now.
     """
 
-    def __init__(self, *, chop: int = 0) -> None:
+    def __init__(self, *, chop: int = 0, dialect: str = "cbor") -> None:
         self.chop = chop
+        self.dialect = dialect
         self.sides: list[FakeDriver] = []
         self.current: Task | None = None
 
