@@ -32,24 +32,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Write a Python module with the far face of Target classes as Protocols: "
         "what peer.index is to type checkers with spawn(..., interface=Class).",
     )
+    stubs.add_argument(
+        "--sync", action="store_true", help="for capnode_py.sync, where calls give their values"
+    )
     stubs.add_argument("classes", nargs="+", metavar="MODULE:CLASS")
     options = parser.parse_args(argv)
     if options.command is None:
         parser.print_help()
         return 2
     if options.command == "stubs":
-        return _stubs(options.classes)
+        return _stubs(options.classes, blocking=options.sync)
     return _demo()
 
 
-def _stubs(names: list[str]) -> int:
+def _stubs(names: list[str], *, blocking: bool) -> int:
     from . import _claim
 
     sys.path.insert(0, os.getcwd())
     _claim._claimed.append(True)  # so that a plugin cannot begin to serve when it is imported
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what is printed by importing it
-            text = capnode.interface_of(*map(_named, names))
+            text = capnode.interface_of(*map(_named, names), blocking=blocking)
     except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         print(f"capnode stubs: {error}", file=sys.stderr)
         if "claimed" in str(error):

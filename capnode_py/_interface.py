@@ -7,7 +7,9 @@ Protocols: the same names, signatures and docstrings; results as they arrive, as
     def add(self, a: int) -> int      def add(self, a: int | Promise[int]) -> Promise[int]
     def open(self) -> Table           def open(self) -> PromisedTable
 
-`PromisedTable` is a `Table` that can be awaited: types for the calls through a promise.
+`PromisedTable` is a `Table` that can be awaited: types for the calls through a promise. Where
+callers block, methods give their results as they arrive, and only properties are promises, which
+`Peer.get` reads.
 """
 
 from __future__ import annotations
@@ -49,11 +51,16 @@ _LIBRARY = sys.stdlib_module_names
 _UNIONS = (typing.Union, types.UnionType)
 
 
-def interface_of(*classes: type[Target]) -> str:
+def interface_of(*classes: type[Target], blocking: bool = False) -> str:
     """The source of a module with a Protocol for each `Target` class, and for those that its
     methods take and give. The command is ``capnode stubs module:Class``.
 
     What Python's types do not tell, or what cannot be found, is ``Any``.
+
+    Args:
+        classes: of what the other side offers.
+        blocking: for the doors of `capnode_py.sync`, where a call gives the value itself; the
+            command is ``capnode stubs --sync module:Class``.
 
     Raises:
         TypeError: it is no `Target` class.
@@ -62,7 +69,7 @@ def interface_of(*classes: type[Target]) -> str:
     for cls in given:
         if not isinstance(cls, type) or not issubclass(cls, Target):
             raise TypeError(f"interface_of() takes classes that inherit from Target, not {cls!r}")
-    return _Module(classes).source()
+    return _Module(classes, blocking=blocking).source()
 
 
 class _Member(NamedTuple):
@@ -96,7 +103,8 @@ def _members(cls: type) -> Iterator[_Member]:
 class _Module:
     """The text of the module, class by class: writing one may ask for more."""
 
-    def __init__(self, classes: tuple[type[Target], ...]) -> None:
+    def __init__(self, classes: tuple[type[Target], ...], *, blocking: bool) -> None:
+        self.blocking = blocking
         self._asked_for = classes
         self._names: dict[type, str] = {}
         self._promised: set[type] = set()
@@ -119,6 +127,7 @@ class _Module:
 
     def _head(self) -> str:
         asked = " ".join(f"{cls.__module__}:{cls.__qualname__}" for cls in self._asked_for)
+        asked = f"--sync {asked}" if self.blocking else asked
         if self._promised:
             self._abc.add("Awaitable")
         abc = f"from collections.abc import {', '.join(sorted(self._abc))}\n" if self._abc else ""
@@ -190,16 +199,18 @@ class _Face:
         signature = _signature(function)
         doc = _docstring(getattr(function, "__doc__", None) if function else None, " " * 8)
         if signature is None:
-            head = self._def(member.name, ["self", "*args: Any", "**kwargs: Any"], "Promise[Any]")
+            returns = self._result(Any)
+            head = self._def(member.name, ["self", "*args: Any", "**kwargs: Any"], returns)
             self._module.imported("Any")
             return _bodied(head, "")
 
-        returns = self._result(self._resolved(signature.return_annotation, function))
+        kind = self._resolved(signature.return_annotation, function)
         if member.is_property:
+            returns = self._promise(kind)
             return "    @property\n" + _bodied(self._def(member.name, ["self"], returns), doc)
         given = list(signature.parameters.values())[1 if member.bound else 0 :]
         parameters = ["self", *self._parameters(given, function)]
-        return _bodied(self._def(member.name, parameters, returns), doc)
+        return _bodied(self._def(member.name, parameters, self._result(kind)), doc)
 
     @staticmethod
     def _def(name: str, parameters: list[str], returns: str) -> str:
@@ -253,7 +264,11 @@ class _Face:
             return Any
 
     def _result(self, kind: Any) -> str:
-        """A result, as the caller gets it: a promise."""
+        """A result, as the caller gets it."""
+        return self._arrives(kind) if self._module.blocking else self._promise(kind)
+
+    def _promise(self, kind: Any) -> str:
+        """What is not here yet."""
         if typing.get_origin(kind) in _ANSWERS:
             kind = (typing.get_args(kind) or (Any,))[-1]
         if kind is typing.Self:

@@ -14,11 +14,22 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar, Unpack
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from ._addresses import Address, Bound, bind, new_socket, parse, send_at_once
 from ._capnode import Capnode, Index
@@ -36,7 +47,16 @@ from ._child import (
 from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
 from ._messages import Path
-from ._peer import AnyPeer, Settings, make_peer, make_settings, place_of
+from ._peer import (
+    AnyPeer,
+    I_co,
+    Interface,
+    Settings,
+    check_interface,
+    make_peer,
+    make_settings,
+    place_of,
+)
 from ._session import Session
 from ._stdio import Service, check_not_by_hand
 from ._stub import Promise, Stub
@@ -47,14 +67,25 @@ logger = logging.getLogger("capnode_py.sync")
 
 P = TypeVar("P", bound="Peer")
 S = TypeVar("S", bound="SpawnedPeer")
+Q = ParamSpec("Q")
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as DefaultingTypeVar
+
+    J_co = DefaultingTypeVar("J_co", covariant=True, default=Any)
+else:  # see _stub.py
+    J_co = TypeVar("J_co", covariant=True)
 
 
-class Peer(AnyPeer):
+class Peer(AnyPeer[I_co]):
     """One connection, for callers that block: ``peer.index.add(1, 2)`` gives 3.
 
     What the other side calls is run while a thread waits here: by that thread, in order, one call
     at a time, also fifty deep. It may be used from several threads; with `serve_background` the
     other side is answered while none of them waits.
+
+    ``Peer[Api]`` is for annotations: its `index` looks like an ``Api``, whose methods give values.
 
     Attributes:
         nickname: names the other side in errors and logs.
@@ -66,6 +97,11 @@ class Peer(AnyPeer):
     def __init__(self, driver: BlockingDriver, *, nickname: str = "") -> None:
         super().__init__(driver, nickname=nickname)
         self._server: threading.Thread | None = None
+
+    @overload
+    def get(self, far: Awaitable[T], *, timeout: float | None = None) -> T: ...
+    @overload
+    def get(self, far: T, *, timeout: float | None = None) -> T: ...
 
     def get(self, far: Any, *, timeout: float | None = None) -> Any:
         """Read a path: ``peer.get(peer.index.settings.theme)``; or wait for a promise.
@@ -92,11 +128,23 @@ class Peer(AnyPeer):
         """
         return self.get(self._session.index)
 
-    def pipeline(self) -> Pipeline:
-        """Calls that do not wait: see `Pipeline`."""
+    @overload
+    def pipeline(self, interface: None = None) -> Pipeline[I_co]: ...
+    @overload
+    def pipeline(self, interface: Callable[..., T]) -> Pipeline[T]: ...
+
+    def pipeline(self, interface: Any = None) -> Pipeline[Any]:
+        """Calls that do not wait: see `Pipeline`.
+
+        Args:
+            interface: what `Pipeline.index` is to type checkers: the far face of the other side
+                whose methods give promises. Without it, the face that `index` has, as if they gave
+                values.
+        """
+        check_interface(interface)
         return Pipeline(self._session)
 
-    def submit(self, target: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, target: Callable[Q, T], /, *args: Q.args, **kwargs: Q.kwargs) -> Future[T]:
         """Call `target`, and go on: ``peer.submit(peer.index.slow, 10).result()``.
 
         The other side is served in the background from then on (`serve_background`), so that the
@@ -161,7 +209,7 @@ class Peer(AnyPeer):
             complete(run())
 
 
-class SpawnedPeer(Peer):
+class SpawnedPeer(Peer[I_co]):
     """The peer of a child process."""
 
     _child: Child
@@ -176,7 +224,7 @@ class SpawnedPeer(Peer):
         return self._child.stderr_tail
 
 
-class Pipeline:
+class Pipeline(Generic[I_co]):
     """Calls that give promises at once, and leave together: one round trip for the lot.
 
         with peer.pipeline() as p:
@@ -191,14 +239,15 @@ class Pipeline:
         self._view = _View(session)
 
     @property
-    def index(self) -> Any:
+    def index(self) -> I_co:
         """The other side's index."""
-        return self(self._view.session.index)
+        index: Any = self._view.session.index
+        return self(index)  # type: ignore[no-any-return]
 
-    def __call__(self, far: Any) -> Any:
+    def __call__(self, far: T) -> T:
         """A stub or a path, on which calls give promises."""
         base, path = place_of(self._view.session, far, "pipeline")
-        return Promise(self._view, base, path)
+        return cast(T, Promise(self._view, base, path))
 
     def __enter__(self) -> Self:
         return self
@@ -237,16 +286,22 @@ class _View:
 # The doors.
 
 
-def spawn(argv: Command, **options: Unpack[SpawnOptions]) -> SpawnedPeer:
+def spawn(
+    argv: Command, *, interface: Interface[I_co] = None, **options: Unpack[SpawnOptions]
+) -> SpawnedPeer[I_co]:
     """`capnode_py.spawn`, for callers that block: ``with spawn([...]) as peer:``.
 
     What the child writes to stderr is handed on while a thread waits, or serves.
 
     Args:
         argv: the program and its arguments.
+        interface: what `Peer.index` is to type checkers and editors: a Protocol, or the child's
+            `Target` class if its methods are plain ones.
         options: as for `capnode_py.spawn`.
     """
-    return _spawned(SpawnedPeer, recipe(argv, **options))
+    check_interface(interface)
+    peer: SpawnedPeer[I_co] = _spawned(SpawnedPeer, recipe(argv, **options))
+    return peer
 
 
 def _spawned(kind: type[S], how: Recipe) -> S:
@@ -320,8 +375,10 @@ def connect(
     application: str = "",
     versions: Sequence[int] = (),
     allow_remote: bool = False,
-) -> Peer:
+    interface: Interface[I_co] = None,
+) -> Peer[I_co]:
     """`capnode_py.connect`, for callers that block: ``with connect("unix:/path") as peer:``."""
+    check_interface(interface)
     address = parse(url, allow_remote=allow_remote)
     settings = make_settings(
         index,
@@ -334,7 +391,8 @@ def connect(
         versions=versions,
     )
     fd = _connected(address).detach()
-    return _opened(_make(Peer, (fd, fd), settings))
+    peer: Peer[I_co] = _make(Peer, (fd, fd), settings)
+    return _opened(peer)
 
 
 def attach(
@@ -348,18 +406,21 @@ def attach(
     tracebacks: bool = False,
     application: str = "",
     versions: Sequence[int] = (),
-) -> Peer:
+    interface: Interface[I_co] = None,
+) -> Peer[I_co]:
     """A peer on a stream that is there already; it is the peer's from then on.
 
     Args:
         stream: a connected `socket.socket`, or a pair of unbuffered files to read and to write,
             such as ``(process.stdout, process.stdin)``.
-        index, host, limits, nickname, tracebacks, application, versions: as for `connect`.
+        index, host, limits, nickname, tracebacks, application, versions, interface: as for
+            `connect`.
 
     Raises:
         TypeError: it is neither.
         PeerLost, ProtocolError: there was no hello.
     """
+    check_interface(interface)
     settings = make_settings(
         index,
         host,
@@ -372,15 +433,17 @@ def attach(
     )
     if isinstance(stream, socket.socket):
         fd = stream.detach()
-        return _opened(_make(Peer, (fd, fd), settings))
-    if not isinstance(stream, tuple) or len(stream) != 2:
+        fds = fd, fd
+    elif isinstance(stream, tuple) and len(stream) == 2:
+        fds = os.dup(stream[0].fileno()), os.dup(stream[1].fileno())
+        for file in stream:
+            file.close()
+    else:
         raise TypeError(
             f"attach() takes a socket or a pair of files, not a {type(stream).__name__}"
         )
-    fds = os.dup(stream[0].fileno()), os.dup(stream[1].fileno())
-    for file in stream:
-        file.close()
-    return _opened(_make(Peer, fds, settings))
+    peer: Peer[I_co] = _make(Peer, fds, settings)
+    return _opened(peer)
 
 
 def pair(
@@ -389,29 +452,37 @@ def pair(
     *,
     limits: Limits | None = None,
     far_limits: Limits | None = None,
-) -> Pair:
+    interface: Interface[I_co] = None,
+    far_interface: Interface[J_co] = None,
+) -> Pair[I_co, J_co]:
     """Two peers joined in this process, for tests: whoever waits for one drives both.
 
     Args:
         index: what the first one offers, `far_index` the second.
         limits, far_limits: likewise.
+        interface: what the first one's `Peer.index` is to type checkers, `far_interface` the
+            second's.
 
     Returns:
         A `Pair`, which unpacks: ``with pair(far_index=api) as (near, far):``
     """
+    check_interface(interface)
+    check_interface(far_interface)
     near_settings = make_settings(index, None, "cbor", limits, "far", tracebacks=True)
     far_settings = make_settings(far_index, None, "cbor", far_limits, "near", tracebacks=True)
     one, other = (end.detach() for end in socket.socketpair())
-    peers = _make(Peer, (one, one), near_settings), _make(Peer, (other, other), far_settings)
-    for peer in peers:
-        _opened(peer)
-    return Pair(peers)
+    near: Peer[I_co] = _make(Peer, (one, one), near_settings)
+    far: Peer[J_co] = _make(Peer, (other, other), far_settings)
+    return Pair(_opened(near), _opened(far))
 
 
-class Pair(tuple[Peer, Peer]):
+class Pair(tuple[Peer[I_co], Peer[J_co]], Generic[I_co, J_co]):
     """The two ends of `pair`."""
 
     __slots__ = ()
+
+    def __new__(cls, near: Peer[I_co], far: Peer[J_co]) -> Pair[I_co, J_co]:
+        return tuple.__new__(cls, (near, far))
 
     def close(self) -> None:
         """Close both."""

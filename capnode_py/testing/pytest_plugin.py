@@ -12,13 +12,14 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import anyio
 import pytest
 
 from .. import sync
 from .._capnode import Index
+from .._child import SpawnOptions
 from .._doors import C, Door, Pair, pair
 from .._limits import Limits
 from .._spawn import SpawnedPeer, spawn
@@ -177,24 +178,22 @@ def capnode_child(
     request: pytest.FixtureRequest, capnode_leaks: None
 ) -> Callable[..., Door[SpawnedPeer[Any]]]:
     """``peer = await capnode_child(Api)``: a child process that serves ``Api()``, a class or
-    function of the test's own (see `argv_of`), or a command. Closed and checked as `capnode_pair`.
+    function of the test's own (see `argv_of`), or a command; with the options of `spawn`. Closed
+    and checked as `capnode_pair`.
     """
     checked = request.node.stash[_checked]
 
     def open_child(
-        served: Callable[[], Any] | Sequence[str],
-        *,
-        index: Index = None,
-        limits: Limits | None = None,
+        served: Callable[[], Any] | Sequence[str], **options: Unpack[SpawnOptions]
     ) -> Door[SpawnedPeer[Any]]:
-        argv, nickname = _command(served)
-        return _closed_by(checked.open, spawn(argv, index=index, limits=limits, nickname=nickname))
+        argv = _command(served, options)
+        return _closed_by(checked.open, spawn(argv, **options))
 
     return open_child
 
 
 @pytest.fixture
-def capnode_sync_pair(capnode_leaks: None) -> Iterator[Callable[..., sync.Pair]]:
+def capnode_sync_pair(capnode_leaks: None) -> Iterator[Callable[..., sync.Pair[Any, Any]]]:
     """``near, far = capnode_sync_pair(far_index=Api())``: as `capnode_pair`, for plain tests."""
     with contextlib.ExitStack() as stack:
 
@@ -204,7 +203,7 @@ def capnode_sync_pair(capnode_leaks: None) -> Iterator[Callable[..., sync.Pair]]
             *,
             limits: Limits | None = None,
             far_limits: Limits | None = None,
-        ) -> sync.Pair:
+        ) -> sync.Pair[Any, Any]:
             return stack.enter_context(
                 sync.pair(index, far_index, limits=limits, far_limits=far_limits)
             )
@@ -213,20 +212,15 @@ def capnode_sync_pair(capnode_leaks: None) -> Iterator[Callable[..., sync.Pair]]
 
 
 @pytest.fixture
-def capnode_sync_child(capnode_leaks: None) -> Iterator[Callable[..., sync.SpawnedPeer]]:
+def capnode_sync_child(capnode_leaks: None) -> Iterator[Callable[..., sync.SpawnedPeer[Any]]]:
     """``peer = capnode_sync_child(Api)``: as `capnode_child`, for plain tests."""
     with contextlib.ExitStack() as stack:
 
         def open_child(
-            served: Callable[[], Any] | Sequence[str],
-            *,
-            index: Index = None,
-            limits: Limits | None = None,
-        ) -> sync.SpawnedPeer:
-            argv, nickname = _command(served)
-            return stack.enter_context(
-                sync.spawn(argv, index=index, limits=limits, nickname=nickname)
-            )
+            served: Callable[[], Any] | Sequence[str], **options: Unpack[SpawnOptions]
+        ) -> sync.SpawnedPeer[Any]:
+            argv = _command(served, options)
+            return stack.enter_context(sync.spawn(argv, **options))
 
         yield open_child
 
@@ -238,8 +232,9 @@ def _closed_by(stack: contextlib.AsyncExitStack, door: Door[C]) -> Door[C]:
     return Door(enter)
 
 
-def _command(served: Callable[[], Any] | Sequence[str]) -> tuple[Sequence[str], str]:
-    """The command of a child, and what to call it: by its command, if that is given."""
-    if callable(served):
-        return argv_of(served), getattr(served, "__name__", "")
-    return served, ""
+def _command(served: Callable[[], Any] | Sequence[str], options: SpawnOptions) -> Sequence[str]:
+    """The command of a child; what serves a class is called by its name."""
+    if not callable(served):
+        return served
+    options.setdefault("nickname", getattr(served, "__name__", ""))
+    return argv_of(served)
