@@ -133,8 +133,8 @@ def _contents() -> tuple[bytes, bytes]:
     from capnode_py.codec.cbor import CborCodec
 
     codec = CborCodec(Limits())
-    call = codec.frame([codec.call(0, ("add",), (1, 2), {}, _no_references)])
-    answer = codec.frame([codec.resolve(1000, 3, _no_references)])
+    call = bytes(codec.frame([codec.call(0, ("add",), (1, 2), {}, _no_references)]))
+    answer = bytes(codec.frame([codec.resolve(1000, 3, _no_references)]))
     assert max(len(call), len(answer)) <= _LONGEST
     return call[1:], answer[1:]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 
 from ._errors import RemoteProtocolError
+from ._long import LONG_FRAME, LongFrame
 
 MAGIC = b"\xd9\xd9\xf7"
 """CBOR's self-described tag (RFC 8949, 3.4.6)."""
@@ -47,30 +48,38 @@ class Cutter:
         self._max_junk = max_junk
         self._rest = bytearray()
         self._need = 1  # with fewer bytes than these in `_rest`, there is no frame in it
+        self._long: LongFrame | None = None  # in the midst of which we are
         self._opened = False
+        self._between = False  # behind one frame, and before the next
         self.junk = b""
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes | memoryview) -> list[bytes | LongFrame]:
         """The frames that are whole by now.
+
+        Args:
+            data: a view is not looked at again once this has returned.
 
         Raises:
             RemoteProtocolError: the stream is not one of frames, or a frame is over the limit.
         """
-        if self._opened and not self._rest:
+        if self._between and type(data) is bytes:
             size = len(data)
             if 1 < size == data[0] - (_BYTE_STRING - 1) < 25:
                 return [data[1:]]  # one small frame, as most reads are
             if 2 < size == data[1] + 2 and data[0] == _BYTE_STRING + 24:
                 return [data[2:]]
-        if self._rest:
+        frames: list[bytes | LongFrame] = []
+        if self._long is not None:
+            data = data[self._go_on(self._long, memoryview(data), frames) :]
+        elif self._rest:
             self._rest += data
             if len(self._rest) < self._need:
-                return []
+                return frames
             data = bytes(self._rest)
             self._rest.clear()
+        data = bytes(data)
 
         position = 0 if self._opened else self._open(data)
-        frames: list[bytes] = []
         size = len(data)
         while position < size:
             short = data[position] - _BYTE_STRING
@@ -79,18 +88,33 @@ class Cutter:
                 end = start + short
             else:
                 start, end = self._frame_at(data, position)
+            if end - start > LONG_FRAME:
+                come = memoryview(data)[start:]
+                position = start + self._go_on(LongFrame(end - start), come, frames)
+                continue
             if end > size or start > size:
                 self._need = end - position
                 self._rest += data[position:] if position else data
                 break
             frames.append(data[start:end])
             position = end
+        self._between = self._opened and not self._rest and self._long is None
         return frames
+
+    def _go_on(self, long: LongFrame, data: memoryview, frames: list[bytes | LongFrame]) -> int:
+        """Put what has come into this frame. Returns how much was its."""
+        taken = long.feed(data)
+        if long.left:
+            self._long = long
+        else:
+            self._long = None
+            frames.append(long)
+        return taken
 
     @property
     def unfinished(self) -> int:
         """How many bytes have come of what is not whole yet."""
-        return len(self._rest)
+        return len(self._rest) if self._long is None else self._long.size - self._long.left
 
     def end(self) -> None:
         """The stream has ended.
@@ -98,9 +122,10 @@ class Cutter:
         Raises:
             RemoteProtocolError: in the middle of a frame.
         """
-        if self._rest and self._opened:
+        if self.unfinished and self._opened:
+            need = self._need if self._long is None else self._long.size
             raise RemoteProtocolError(
-                f"the stream ended in mid-frame, after {len(self._rest)} of {self._need} bytes"
+                f"the stream ended in mid-frame, after {self.unfinished} of {need} bytes"
             )
 
     def _open(self, data: bytes) -> int:

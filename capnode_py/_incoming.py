@@ -17,6 +17,7 @@ from . import _tables
 from ._cap_ids import redacted
 from ._cell import FULFILLED, PULLED, UNDECIDED, Answer, Call, Cell, Position
 from ._errors import LocalProtocolError, PeerLost, RemoteError, RemoteProtocolError
+from ._long import Frame
 from ._messages import (
     ABORT,
     BYE,
@@ -133,7 +134,7 @@ class Incoming:
         if session.traits.streams:
             self._words[STREAM] = self._stream
 
-    def frame(self, frame: bytes, last: bool) -> None:  # noqa: FBT001 - the session's
+    def frame(self, frame: Frame, last: bool) -> None:  # noqa: FBT001 - the session's
         """Handle the messages of a frame, strictly one by one; `last`: it ends what was read.
 
         Raises:

@@ -38,6 +38,7 @@ from typing import Any, Final, NamedTuple, Protocol, final
 
 from ._errors import RemoteProtocolError
 from ._limits import Limits
+from ._long import Encoded, Frame
 
 CALL: Final = 1
 PUSH: Final = 2
@@ -295,17 +296,17 @@ class Codec(Protocol):
 
     def hello(self, hello: Hello) -> bytes: ...
 
-    def call(self, target: At, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> bytes:
+    def call(self, target: At, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> Encoded:
         """A `CALL`, whose word can still be changed by `word`. `args` None is a read, and a
         `Recording` a map."""
 
-    def word(self, call: bytes, word: int, /) -> bytes:
+    def word(self, call: Encoded, word: int, /) -> Encoded:
         """The same call under another word: `PUSH` or `SEND`."""
 
     def value(self, value: Any, to_ref: ToRef, /) -> bytes:
         """A `VALUE`, where the traits have it."""
 
-    def resolve(self, id: int, value: Any, to_ref: ToRef, /) -> bytes: ...
+    def resolve(self, id: int, value: Any, to_ref: ToRef, /) -> Encoded: ...
 
     def reject(self, id: int, error: BaseException, /) -> bytes: ...
 
@@ -314,11 +315,12 @@ class Codec(Protocol):
     def control(self, word: int, /, *fields: Any) -> bytes:
         """Any message whose fields are plain ints, strings and lists of them."""
 
-    def frame(self, messages: list[bytes], /) -> bytes:
-        """Those messages as they go onto the stream, in one piece."""
+    def frame(self, messages: list[Encoded], /) -> Encoded:
+        """Those messages as they go onto the stream."""
 
-    def feed(self, data: bytes, /) -> Iterable[bytes | Hello]:
-        """Cut the stream. Raises `RemoteProtocolError` for what no correct peer sends."""
+    def feed(self, data: bytes | memoryview, /) -> Iterable[Frame | Hello]:
+        """Cut the stream. A view is not looked at again later. Raises `RemoteProtocolError` for
+        what no correct peer sends."""
 
     @property
     def unfinished(self) -> int:
@@ -330,5 +332,5 @@ class Codec(Protocol):
     def copy(self, values: list[Any], to_ref: ToRef, /) -> tuple[list[Any], bool]:
         """`values` encoded and decoded again, and whether the copy is marked."""
 
-    def decode(self, frame: bytes, /) -> tuple[list[list[Any]], bool]:
+    def decode(self, frame: Frame, /) -> tuple[list[list[Any]], bool]:
         """The messages of a frame, and whether it is marked: holds references or `Bad`s."""

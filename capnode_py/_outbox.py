@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ._cell import PULLED, PUSHED, UNDECIDED, Cell
+from ._long import Encoded
 from ._messages import PULL, PUSH, Codec
 from ._tables import Import
 
@@ -43,9 +44,9 @@ class Outbox:
         self._pulls_apart = not codec.traits.calls
         self._wake = wake
         self._wake_later = wake_later
-        self._open: list[bytes] = []
+        self._open: list[Encoded] = []
         self._undecided: list[tuple[int, Import]] = []  # which of `_open` are calls, and of what
-        self._closed: list[bytes] = []
+        self._closed: list[Encoded] = []
         self._before = 0  # how much of `size` is not in the open frame
         self._full = 0  # at which size that is to be closed, unless the other side takes less
         self._hello = b""
@@ -63,7 +64,7 @@ class Outbox:
         self._closes_at = min(FRAME_CLOSES_AT, max_frame + 1)
         self._full = self._before + self._closes_at
 
-    def add(self, message: bytes, question: Import | None = None) -> None:
+    def add(self, message: Encoded, question: Import | None = None) -> None:
         """Append a message; a call comes with its question, whose word is still open."""
         size = self.size
         if not size:
@@ -116,7 +117,7 @@ class Outbox:
         self._dropped[id] = self._dropped.get(id, 0) + n
         self._due = WAITS_UP_TO
 
-    def flush(self, *, due: int = 0) -> list[bytes]:
+    def flush(self, *, due: int = 0) -> list[Encoded]:
         """The frames to be written now. Releases come last: earlier messages may name the ids.
 
         Args:
@@ -175,7 +176,7 @@ class Outbox:
         self._before = size
         self._full = size + self._closes_at
 
-    def _frame(self) -> bytes:
+    def _frame(self) -> Encoded:
         messages, self._open = self._open, []
         if self._undecided:
             self._decide(messages)
@@ -184,7 +185,7 @@ class Outbox:
         self.bytes += len(frame)
         return frame
 
-    def _decide(self, messages: list[bytes]) -> None:
+    def _decide(self, messages: list[Encoded]) -> None:
         """Decide the words of the calls."""
         for position, question in self._undecided:
             cell: Cell | None = question()

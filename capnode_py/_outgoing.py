@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ._cell import FULFILLED, Cell
 from ._errors import LimitExceeded, Released
 from ._limits import Limits
+from ._long import Encoded
 from ._messages import SEND, At, Codec, Path
 from ._outbox import Outbox
 from ._seam import Seam
@@ -133,7 +134,7 @@ class Outgoing:
                 self._exports.revise(id, self._seam.announced(value))
             self._commit(mark)
 
-    def _encode(self, mark: int, target: At, path: Path, args: Any, kwargs: Any) -> bytes:
+    def _encode(self, mark: int, target: At, path: Path, args: Any, kwargs: Any) -> Encoded:
         if target not in self._held and type(target) is int:
             raise Released(
                 "this stub was given up here, by dealloc or by the end of its with block"
@@ -154,7 +155,7 @@ class Outgoing:
             raise
         return message
 
-    def _too_long(self, message: bytes) -> LimitExceeded:
+    def _too_long(self, message: Encoded) -> LimitExceeded:
         return LimitExceeded(
             f"a message of {len(message)} bytes, where the other side takes at most "
             f"{self.max_message} (its Limits.max_frame): send it in parts"

@@ -37,6 +37,7 @@ from ._errors import (
 from ._holding import Holding
 from ._incoming import Incoming
 from ._limits import Limits
+from ._long import Encoded
 from ._messages import (
     ABORT,
     BYE,
@@ -616,13 +617,13 @@ class Session:
         """Bytes that wait to be sent."""
         return self.unsent + self._outbox.size
 
-    def flush(self) -> list[bytes]:
+    def flush(self) -> list[Encoded]:
         """The frames to be written now. The driver keeps in `unsent` what of them is not yet."""
         if self._notes:
             self.drain_notes()
         return self._outbox.flush()
 
-    def flush_turn(self) -> list[bytes]:
+    def flush_turn(self) -> list[Encoded]:
         """The same at the end of a turn of reading: releases do not leave alone, and those of plain
         answers not before they are many."""
         if self._notes:
@@ -653,9 +654,9 @@ class Session:
         """Is the other side's hello still to come?"""
         return self.traits.hello and self.remote is None
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | memoryview) -> None:
         """Bytes have come. What they ask for is started, and answers are queued for `flush`. What
-        comes after the end of the session is not looked at."""
+        comes after the end of the session is not looked at. A view is not looked at again later."""
         if self.error is not None:
             return
         self.bytes_received += len(data)
@@ -663,10 +664,10 @@ class Session:
             items = self._codec.feed(data)
             last = items[-1] if self._waits_in_place and type(items) is list and items else None
             for item in items:
-                if type(item) is bytes:
+                if type(item) is not Hello:
                     self._handle_frame(item, item is last)
                 else:
-                    self._greet(cast(Hello, item))
+                    self._greet(item)
                 if self.error is not None:
                     return
         except ProtocolError as error:
@@ -751,4 +752,4 @@ class Session:
 # The heads of the frame and of its array, which stand around a message.
 _AROUND_MESSAGE = 18
 
-_NO_FRAMES: list[bytes] = []
+_NO_FRAMES: list[Encoded] = []

@@ -255,10 +255,10 @@ def encode(message: list[Any]) -> bytes:
     if word in (CALL, PUSH, SEND):
         target, path, *rest = fields
         args, kwargs = (*rest, None, None)[:2]
-        return codec.word(codec.call(target, tuple(path), args, kwargs or {}, to_ref), word)
+        return bytes(codec.word(codec.call(target, tuple(path), args, kwargs or {}, to_ref), word))
     if word == RESOLVE:
         id, value = fields
-        return codec.resolve(id, value, to_ref)
+        return bytes(codec.resolve(id, value, to_ref))
     if word == REJECT:
         id, error = fields
         return codec.reject(id, error)
@@ -308,7 +308,7 @@ def test_the_bytes_of_the_protocol_page_are_what_the_codec_writes_and_reads(raw,
         assert encode(meant) == raw
         (read,), _ = codec.decode(b"\x81" + raw)
     else:
-        head = codec.resolve(1, None, to_ref)[:-1]
+        head = bytes(codec.resolve(1, None, to_ref))[:-1]
         assert CborCodec(Limits(), tracebacks=False).resolve(1, meant, to_ref) == head + raw
         ((_, _, read),), _ = codec.decode(b"\x81" + head + raw)
     assert plain(read) == plain(meant)
@@ -339,7 +339,7 @@ VALUES = re.findall(r"^\| `(.+?)` \| `([0-9a-f ]+)` \| `(.+)` \|$", PROTOCOL, re
 def test_the_table_of_values_is_what_the_codec_writes_and_reads(value, raw, text):
     codec = CborCodec(Limits())
     meant = eval(value, {"datetime": datetime, "UTC": UTC, "Decimal": Decimal, "UUID": UUID})
-    message = codec.resolve(1, meant, to_ref)
+    message = bytes(codec.resolve(1, meant, to_ref))
     assert message[3:] == bytes.fromhex(raw)
     ((_, _, read),), _ = codec.decode(b"\x81" + message)
     assert (type(read), read) == (type(meant), meant)

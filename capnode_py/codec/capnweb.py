@@ -27,6 +27,7 @@ from uuid import UUID
 from .._errors import CannotPass, FarError, RemoteError, RemoteProtocolError, from_far, to_far
 from .._javascript import CONTAINERS, URL, BigInt, Bytes, Headers, Undefined, undefined
 from .._limits import MIB, Limits
+from .._long import Encoded, Frame
 from .._messages import (
     ABORT,
     IN_RECORDING,
@@ -169,7 +170,7 @@ class CapnwebCodec:
             raise
         return _encoded("".join(parts) + "]]")
 
-    def word(self, call: bytes, word: int, /) -> bytes:
+    def word(self, call: Encoded, word: int, /) -> Encoded:
         return call  # which asks for nothing: a pull does
 
     def value(self, value: Any, to_ref: ToRef, /) -> bytes:
@@ -200,8 +201,8 @@ class CapnwebCodec:
             return _encoded(f'["abort",["error",{_string(name)},{_string(text)}]]')
         raise NotImplementedError("this dialect has no such word")
 
-    def frame(self, messages: list[bytes], /) -> bytes:
-        return b"\n".join((*messages, b""))
+    def frame(self, messages: list[Encoded], /) -> bytes:
+        return b"\n".join((*map(bytes, messages), b""))
 
     def copy(self, values: list[Any], to_ref: ToRef, /) -> tuple[list[Any], bool]:
         parts: list[str] = []
@@ -220,8 +221,8 @@ class CapnwebCodec:
 
     # Reading.
 
-    def feed(self, data: bytes, /) -> Iterable[bytes | Hello]:
-        lines = data.split(b"\n")
+    def feed(self, data: bytes | memoryview, /) -> Iterable[bytes | Hello]:
+        lines = bytes(data).split(b"\n")
         last = lines.pop()
         if self._rest and lines:
             lines[0] = b"".join((*self._rest, lines[0]))
@@ -246,7 +247,8 @@ class CapnwebCodec:
                 f"the stream ended in the middle of a line, after {self._rest_size} bytes"
             )
 
-    def decode(self, frame: bytes, /) -> tuple[list[list[Any]], bool]:
+    def decode(self, frame: Frame, /) -> tuple[list[list[Any]], bool]:
+        frame = cast(bytes, frame)  # as `feed` gives them
         self._marked = False
         if not frame or frame.isspace():
             return [], False

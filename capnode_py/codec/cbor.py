@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import cbor2
@@ -23,6 +23,7 @@ from .._cap_ids import LONGEST, CapId
 from .._errors import CannotPass, FarError, RemoteProtocolError, from_far, to_far
 from .._frames import MAGIC, Cutter, frame_head
 from .._limits import Limits
+from .._long import LONG, Encoded, Frame, LongFrame, Piece, Pieces, in_pieces, joined
 from .._messages import (
     CALL,
     IN_RECORDING,
@@ -124,6 +125,7 @@ _HEADS_ALONE = [frame_head(n + 1) + _LIST_HEADS[1] for n in range(256)]
 _ERROR_HEAD = _head(0xC0, TAG_ERROR)
 _SET_HEAD = _head(0xC0, 258)
 _RECORDING_HEAD = _head(0xC0, TAG_RECORDING)
+_NUMBERS = frozenset("cbB?hHiIlLqQnNefd")  # formats of buffers
 _NONE, _TRUE, _FALSE = b"\xf6", b"\xf5", b"\xf4"
 _pack_short = struct.Struct(">BH").pack
 _pack_long = struct.Struct(">BI").pack
@@ -197,7 +199,8 @@ class CborCodec:
         self.tracebacks = tracebacks
         self.where = UNNAMED
         self._cutter = Cutter(max_frame=limits.max_frame, max_junk=max_junk)
-        self.feed: Callable[[bytes], Iterable[bytes | Hello]] = self._feed_first
+        self.feed: Callable[[bytes | memoryview], Iterable[Frame | Hello]] = self._feed_first
+        self._arrived: LongFrame | None = None  # while it is decoded
         self._greeted = False
         self._marked = False
         self._paths: dict[Path, bytes] = {}
@@ -225,7 +228,7 @@ class CborCodec:
         )
         return MAGIC + frame_head(len(content)) + content
 
-    def call(self, target: At, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> bytes:
+    def call(self, target: At, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> Encoded:
         at = _small_int(target) or (_int(target) if isinstance(target, int) else _text(target))
         steps = self._paths.get(path) or self._path(path)
         if args is None:
@@ -234,7 +237,8 @@ class CborCodec:
             return self._map(_CALL + at + steps, args, to_ref)
         size = len(args)
         head = _LIST_HEADS[size] if size < 256 else _head(0x80, size)
-        parts = [_CALL_WITH_KWARGS if kwargs else _CALL, at, steps, head]
+        parts: list[Piece] = [_CALL_WITH_KWARGS if kwargs else _CALL, at, steps, head]
+        long: list[int] = []
         name = value = None
         try:
             for value in args:
@@ -246,7 +250,7 @@ class CborCodec:
                 elif kind is FunctionType:  # a callback: this is the way through `_Writer._ref`
                     parts.append(_mine(to_ref(value)))
                 else:
-                    self._write(parts, value, to_ref)
+                    long += self._write(parts, value, to_ref)
             if kwargs:
                 parts.append(_head(0xA0, len(kwargs)))
                 for name, value in kwargs.items():
@@ -255,14 +259,14 @@ class CborCodec:
                     if leaf is not None:
                         parts.append(leaf(value))
                     else:
-                        self._write(parts, value, to_ref)
+                        long += self._write(parts, value, to_ref)
         except CannotPass as error:
             error.root = "argument"
             # The first that is this one: what stands twice fails where it stands first.
             place = next(n for n, arg in enumerate(args) if arg is value) if name is None else name
             error.path.insert(0, place)
             raise
-        return b"".join(parts)
+        return in_pieces(parts, long) if long else b"".join(parts)
 
     def _map(self, head: bytes, recording: Recording, to_ref: ToRef) -> bytes:
         if "map" not in self.features:
@@ -270,7 +274,7 @@ class CborCodec:
                 "a function for map, which the other side does not know (its hello does not name "
                 "it): await the list, and write [function(item) for item in it]"
             )
-        parts = [head]
+        parts: list[Piece] = [head]
         try:
             self._write(parts, recording, to_ref)
         except CannotPass as error:
@@ -288,17 +292,23 @@ class CborCodec:
             self._paths[path] = steps
         return steps
 
-    def _write(self, parts: list[bytes], value: Any, to_ref: ToRef) -> None:
-        """Append a value that a message carries. Most are leaves, for which nobody asks this."""
-        _Writer(parts, to_ref, self.tracebacks).write(value, self.max_depth)
+    def _write(self, parts: list[Piece], value: Any, to_ref: ToRef) -> Sequence[int]:
+        """Append a value that a message carries. Most are leaves, for which nobody asks this.
+        Returns where in `parts` long byte strings stand."""
+        writer = _Writer(parts, to_ref, self.tracebacks)
+        writer.write(value, self.max_depth)
+        return writer.long
 
-    def word(self, call: bytes, word: int, /) -> bytes:
+    def word(self, call: Encoded, word: int, /) -> Encoded:
+        if isinstance(call, Pieces):
+            head, *rest = call.pieces
+            return Pieces([bytes(self.word(bytes(head), word)), *rest])
         return call[:1] + _SMALL_INTS[word] + call[2:]
 
     def value(self, value: Any, to_ref: ToRef, /) -> bytes:
         raise NotImplementedError("this dialect has no such word")
 
-    def resolve(self, id: int, value: Any, to_ref: ToRef, /) -> bytes:
+    def resolve(self, id: int, value: Any, to_ref: ToRef, /) -> Encoded:
         kind = type(value)
         head = _pack_resolve(0x83, RESOLVE, 0x19, id) if 255 < id < 0x10000 else _RESOLVE + _int(id)
         try:
@@ -307,12 +317,12 @@ class CborCodec:
             leaf = _LEAVES.get(kind)
             if leaf is not None:
                 return head + leaf(value)
-            parts = [head]
-            self._write(parts, value, to_ref)
+            parts: list[Piece] = [head]
+            long = self._write(parts, value, to_ref)
         except CannotPass as error:
             error.root = "the result"
             raise
-        return b"".join(parts)
+        return in_pieces(parts, long) if long else b"".join(parts)
 
     def reject(self, id: int, error: BaseException, /) -> bytes:
         parts = [b"\x83", _SMALL_INTS[REJECT], _int(id)]
@@ -332,33 +342,42 @@ class CborCodec:
         return _LIST_HEADS[1 + len(fields)] + _SMALL_INTS[word] + _plain(fields)
 
     def copy(self, values: list[Any], to_ref: ToRef, /) -> tuple[list[Any], bool]:
-        parts: list[bytes] = []
+        parts: list[Piece] = []
         # The list itself and the one of a call's arguments stand around the values.
         _Writer(parts, to_ref, self.tracebacks).write(values, self.max_depth + 2)
         return self.decode(b"".join(parts))
 
-    def frame(self, messages: list[bytes], /) -> bytes:
+    def frame(self, messages: list[Encoded], /) -> Encoded:
         if len(messages) == 1 and (size := len(content := messages[0])) < 254:  # as most are
             return _HEADS_ALONE[size] + content
-        content = b"".join(messages)
+        try:
+            content = b"".join(messages)  # type: ignore[arg-type]
+        except TypeError:  # one of them is in pieces: to ask before would cost all the others
+            return self._long_frame(messages)
         size = len(content)
         if size < 254 and len(messages) < 24:
             return _FRAME_HEADS[size + 1] + _LIST_HEADS[len(messages)] + content
         head = _head(0x80, len(messages))
         return b"".join((frame_head(len(head) + size), head, content))
 
+    def _long_frame(self, messages: list[Encoded]) -> Pieces:
+        head = _head(0x80, len(messages))
+        return joined(frame_head(len(head) + sum(map(len, messages))) + head, messages)
+
     # Reading.
 
-    def _feed_first(self, data: bytes, /) -> Iterable[bytes | Hello]:
+    def _feed_first(self, data: bytes | memoryview, /) -> Iterable[Frame | Hello]:
         return self._greet(self._cutter.feed(data))
 
-    def _greet(self, frames: list[bytes]) -> Iterator[bytes | Hello]:
+    def _greet(self, frames: list[Frame]) -> Iterator[Frame | Hello]:
         for frame in frames:
             if self._greeted:
                 yield frame
             else:
                 self._greeted = True
                 self.feed = self._cutter.feed
+                if isinstance(frame, LongFrame):
+                    raise RemoteProtocolError(f"a hello of {len(frame)} bytes")
                 yield _read_hello(frame)
 
     @property
@@ -368,12 +387,17 @@ class CborCodec:
     def end(self) -> None:
         self._cutter.end()
 
-    def decode(self, frame: bytes, /) -> tuple[list[list[Any]], bool]:
+    def decode(self, frame: Frame, /) -> tuple[list[list[Any]], bool]:
         self._marked = False
         try:
             # Alone, the decoder would not tell that something stands behind the array.
+            if type(frame) is bytes:
+                data = b"\x82" + frame + _END
+            else:
+                self._arrived = cast(LongFrame, frame)
+                data = self._arrived.rest()
             messages, end = cbor2.loads(  # a partial would cost half as much again
-                b"\x82" + frame + _END,
+                data,
                 semantic_decoders=self._tags,
                 tag_hook=self._unknown_tag,
                 max_depth=self._decodes_to,
@@ -384,6 +408,8 @@ class CborCodec:
         except (cbor2.CBORError, RecursionError) as error:
             cause = f": {error.__cause__}" if error.__cause__ else ""
             raise RemoteProtocolError(f"a frame that is not valid: {error}{cause}") from None
+        finally:
+            self._arrived = None
         if type(messages) is not list:
             raise RemoteProtocolError(f"a frame that holds no array but {type(messages).__name__}")
         if end != "end":
@@ -410,7 +436,10 @@ class CborCodec:
         self._marked = True
         return Bad(f"CBOR tag {tag} is not a value of this protocol", content)
 
-    def _unknown_tag(self, tag: cbor2.CBORTag, immutable: bool) -> Bad:
+    def _unknown_tag(self, tag: cbor2.CBORTag, immutable: bool) -> Bad | bytes:
+        arrived = self._arrived
+        if arrived is not None and tag.tag == arrived.tag:
+            return arrived.strings[int(tag.value)]
         return self._refused_tag(tag.tag, tag.value, immutable)
 
     def _build(self, build: Callable[[CborCodec, Any], Any], content: Any, _immutable: bool) -> Any:
@@ -607,12 +636,17 @@ def _replace_surrogates(text: str) -> bytes:
 
 
 class _Writer:
-    """One walk over a value. `depth` counts down the containers that may still be opened."""
+    """One walk over a value. `depth` counts down the containers that may still be opened.
 
-    __slots__ = ("_parts", "_sets", "_to_ref", "_tracebacks")
+    Attributes:
+        long: where in `parts` long byte strings stand.
+    """
 
-    def __init__(self, parts: list[bytes], to_ref: ToRef, tracebacks: bool) -> None:
+    __slots__ = ("_parts", "_sets", "_to_ref", "_tracebacks", "long")
+
+    def __init__(self, parts: list[Piece], to_ref: ToRef, tracebacks: bool) -> None:
         self._parts = parts
+        self.long: list[int] | tuple[()] = ()
         self._to_ref = to_ref
         self._tracebacks = tracebacks
         self._sets = 0  # around what is being written
@@ -628,12 +662,20 @@ class _Writer:
         elif kind is dict:
             self._dict(value, depth)
         elif kind is bytes:
-            self._parts.append(_head(0x40, len(value)))
-            self._parts.append(value)
+            self._bytes(value)
         elif kind is FunctionType or kind is MethodType:  # as callbacks are: not to be looked for
             self._ref(value, depth)
         else:
             self._other(value, depth)
+
+    def _bytes(self, value: Piece) -> None:
+        size = len(value)
+        self._parts.append(_head(0x40, size))
+        if size >= LONG:
+            if not self.long:
+                self.long = []
+            self.long.append(len(self._parts))
+        self._parts.append(value)
 
     def _list(self, value: Any, depth: int) -> None:
         if not depth:
@@ -695,9 +737,7 @@ class _Writer:
             fields = [value.captures, value.instructions]
             self._tagged(_RECORDING_HEAD, fields, depth)
         elif isinstance(value, (bytes, bytearray, memoryview)):
-            raw = bytes(value)
-            self._parts.append(_head(0x40, len(raw)))
-            self._parts.append(raw)
+            self._bytes(_steady(value))
         elif isinstance(value, (list, tuple)):
             self._list(list(value), depth)
         elif isinstance(value, dict):
@@ -719,7 +759,14 @@ class _Writer:
 
     def _ref(self, value: Any, depth: int) -> None:
         fields: list[Any]
-        ref = self._to_ref(value)
+        try:
+            ref = self._to_ref(value)
+        except CannotPass:
+            raw = _of_buffer(value)
+            if raw is None:
+                raise
+            self._bytes(raw)
+            return
         if type(ref) is Mine:
             self._parts.append(_mine(ref))
             return
@@ -754,6 +801,26 @@ def _mine(ref: Any) -> bytes:
     if cap_id is None:
         return _MINE_HEAD + _int(id)
     return _LASTING_HEAD + _int(id) + _text(cap_id)
+
+
+def _steady(value: bytes | bytearray | memoryview) -> Piece:
+    """These bytes as they are now: what may still change is copied."""
+    if isinstance(value, memoryview) and type(value.obj) is bytes and value.c_contiguous:
+        return value.cast("B")
+    return bytes(value)
+
+
+def _of_buffer(value: Any) -> Piece | None:
+    """The bytes of an array of numbers; None for what is no such thing.
+
+    A number of its own (numpy's) has a buffer too, and an array of objects one of pointers.
+    """
+    try:
+        view = memoryview(value)
+    except TypeError:
+        return None
+    is_array = view.ndim > 0 and view.format.lstrip("@=<>!") in _NUMBERS
+    return _steady(view) if is_array else None
 
 
 def _too_deep() -> CannotPass:

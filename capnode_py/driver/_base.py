@@ -475,7 +475,7 @@ class Driver:
     def greeted(self) -> None:
         self._opened.set()
 
-    def received(self, data: bytes) -> None:
+    def received(self, data: bytes | memoryview) -> None:
         """Bytes have come: one turn.
 
         The caller sees to it that it has a context of its own, where `current` may stay our peer.

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Protocol
+from itertools import islice
+from threading import local
+from typing import Any, Protocol, cast
 
 from .._errors import PeerLost
+from .._long import Encoded, Piece, flat
 from ._base import RELEASE_DELAY, Driver, Event, end_writing
 
 _SMALL_READ = 64 * 1024
-_LARGE_READ = 1024 * 1024
+_LARGE_READ = 256 * 1024  # a socket holds no more, by default
+_AT_ONCE = 64  # pieces in one write
+_local = local()  # `buffer` for reading: only looked at while a read is being handled
 _WRITE_AT_ONCE = 1024 * 1024  # then others get their turn, and reading too
 
 
@@ -33,9 +38,9 @@ class DescriptorDriver(Driver):
     def __init__(self, read_fd: int, write_fd: int, **settings: Any) -> None:
         self._read_fd = read_fd
         self._write_fd = write_fd
-        self._read_size = _SMALL_READ
         self._write_ended = False
-        self._unwritten: deque[bytes | memoryview] = deque()
+        self._reads_much = False
+        self._unwritten: deque[Piece] = deque()
         self._all_written: Event | None = None
         self._eof = self.make_event()
         self._progress = 0.0
@@ -97,7 +102,7 @@ class DescriptorDriver(Driver):
 
     def _readable(self) -> None:
         try:
-            data = os.read(self._read_fd, self._read_size)
+            data = self._read_much() if self._reads_much else os.read(self._read_fd, _SMALL_READ)
         except BlockingIOError:
             return
         except OSError as error:
@@ -107,9 +112,19 @@ class DescriptorDriver(Driver):
         if not data:
             self._end_of_stream(None)
             return
-        self._read_size = _LARGE_READ if len(data) == self._read_size else _SMALL_READ
+        self._reads_much = len(data) >= _SMALL_READ
         self.received(data)
         self.end_turn()
+
+    def _read_much(self) -> bytes | memoryview:
+        """Read into a buffer of this thread, which the next read overwrites: memory that is new
+        with each read costs more than to copy out of this what stays."""
+        try:
+            buffer = _local.buffer
+        except AttributeError:
+            buffer = _local.buffer = memoryview(bytearray(_LARGE_READ))
+        size = os.readv(self._read_fd, [buffer])
+        return buffer[:size] if size > _SMALL_READ else bytes(buffer[:size])
 
     def end_turn(self) -> None:
         """What was read is handled: write what it gave."""
@@ -126,31 +141,35 @@ class DescriptorDriver(Driver):
         if self._read_fd >= 0:
             self.unwatch_reading()
 
-    def _write(self, frames: list[bytes]) -> None:
+    def _write(self, frames: list[Encoded]) -> None:
         if self._write_ended or self._unwritten or len(frames) > 1:
-            self._write_behind(frames)
+            self._write_behind(flat(frames))
             return
         (data,) = frames  # and mostly taken whole: then nothing else is to be done
         try:
-            written = os.write(self._write_fd, data)
+            written = os.write(self._write_fd, data)  # type: ignore[arg-type]
         except BlockingIOError:
             written = 0
+        except TypeError:  # it is in pieces: to ask before would cost all the others
+            self._write_behind(flat(frames))
+            return
         except OSError as error:
             self._write_failed(error)
             return
         if written < len(data):
-            self._write_behind([memoryview(data)[written:]])
+            self._write_behind([memoryview(cast(bytes, data))[written:]])
         elif self._drained or self.session.kept:
             self.wrote(0)
 
-    def _write_behind(self, frames: Sequence[bytes | memoryview]) -> None:
+    def _write_behind(self, pieces: Iterable[Piece]) -> None:
         """Write what waits, and then these."""
         if self._write_ended:
             return
         idle = not self._unwritten
-        self._unwritten.extend(frames)
+        before = len(self._unwritten)
+        self._unwritten.extend(pieces)
         if not idle:
-            self.session.unsent += sum(map(len, frames))
+            self.session.unsent += sum(map(len, islice(self._unwritten, before, None)))
         elif self._write_some() is None:
             return
         elif self._unwritten:
@@ -167,13 +186,12 @@ class DescriptorDriver(Driver):
         total = 0
         try:
             while unwritten and total < _WRITE_AT_ONCE:
-                data = unwritten[0]
-                written = os.write(self._write_fd, data)
+                written = os.writev(self._write_fd, list(islice(unwritten, _AT_ONCE)))
                 total += written
-                if written == len(data):
-                    unwritten.popleft()
-                else:
-                    unwritten[0] = memoryview(data)[written:]
+                while unwritten and written >= len(unwritten[0]):
+                    written -= len(unwritten.popleft())
+                if written:
+                    unwritten[0] = memoryview(unwritten[0])[written:]
         except BlockingIOError:
             pass
         except OSError as error:

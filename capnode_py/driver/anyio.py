@@ -25,6 +25,7 @@ import anyio.to_thread
 
 from .._cell import Call, Cell
 from .._errors import PeerLost
+from .._long import flat
 from ._base import RELEASE_DELAY, Driver, end_writing
 
 logger = logging.getLogger("capnode_py.driver")
@@ -247,9 +248,9 @@ class AnyioDriver(LoopDriver):
                 continue
             unsent = self.session.unsent = sum(map(len, frames))
             try:
-                for frame in frames:
-                    await self._stream.send(frame)
-                    unsent -= len(frame)
+                for piece in flat(frames):
+                    await self._stream.send(bytes(piece))
+                    unsent -= len(piece)
                     self._progress += 1
                     self.wrote(unsent)
                 self.session.drain_notes()

@@ -259,7 +259,7 @@ class BlockingDriver(DescriptorDriver):
             self._woke = monotonic()
             self._pump.unflushed.append(self)
 
-    def received(self, data: bytes) -> None:
+    def received(self, data: bytes | memoryview) -> None:
         try:
             self.session.receive(data)
         except Exception as error:

@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 
 from .._errors import PeerLost, ProtocolError, RemoteProtocolError
+from .._long import Encoded
 from .._messages import Codec
 from ._base import RELEASE_DELAY
 from .anyio import LoopDriver
@@ -134,9 +135,9 @@ class MessageDriver(LoopDriver):
         """No more of them. While nobody listens they are kept."""
         self._listeners.pop(key, None)
 
-    def _write(self, frames: list[bytes]) -> None:
+    def _write(self, frames: list[Encoded]) -> None:
         if frames and not self._write_ended:
-            self._unwritten.extend(frames)
+            self._unwritten.extend(map(bytes, frames))
             self._unwritten_size += sum(map(len, frames))
             self.session.unsent = self._unwritten_size
             self._hand_over()

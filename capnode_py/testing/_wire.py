@@ -30,6 +30,7 @@ from .._cell import Call, Cell
 from .._incoming import TOLD
 from .._leaks import leak_report
 from .._limits import Limits
+from .._long import Encoded
 from .._messages import WORDS, Hello
 from .._peer import Peer, codec_of
 from .._session import FEATURES, VERSIONS
@@ -251,9 +252,9 @@ class FakeDriver(Driver):
         """The same as a driver does it when it has read: releases that may wait stay here."""
         self._send(self.session.flush_turn())
 
-    def _send(self, frames: list[bytes]) -> None:
+    def _send(self, frames: list[Encoded]) -> None:
         self.awake = False
-        for data in frames:
+        for data in map(bytes, frames):
             messages = self._read(data)
             self.sent += messages
             self._put(Frame(data, messages))
@@ -311,7 +312,7 @@ class FakeDriver(Driver):
             self.lost()
         self.turn()
 
-    def received(self, data: bytes) -> None:
+    def received(self, data: bytes | memoryview) -> None:
         copy_context().run(super().received, data)
 
     def turn(self) -> None:

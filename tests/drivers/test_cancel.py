@@ -473,8 +473,11 @@ async def test_a_cancel_that_comes_right_behind_its_call_is_not_lost(driver, pos
     codec = CborCodec(capnode.Limits())
     theirs.sendall(codec.hello(Hello(versions=[1])))
     peer = await capnode.attach(ours, index=waiter)
-    calls = [codec.frame([codec.call(0, ("wait",), [str(n)], {}, _no_ref)]) for n in range(3)]
-    theirs.sendall(b"".join(calls) + codec.frame([codec.control(CANCEL, position + 1)]))
+    calls = [
+        bytes(codec.frame([bytes(codec.call(0, ("wait",), [str(n)], {}, _no_ref))]))
+        for n in range(3)
+    ]
+    theirs.sendall(b"".join(calls) + bytes(codec.frame([codec.control(CANCEL, position + 1)])))
     others = {"0", "1", "2"} - {str(position)}
     await waiter.until(lambda: others <= set(waiter.started))
     while peer.stats().messages_received < 4:

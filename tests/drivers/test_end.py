@@ -359,7 +359,7 @@ async def test_what_the_other_side_wrote_before_it_went_is_read(driver):
     promises = [peer.index.one(), peer.index.two()]
     codec = CborCodec(Limits())
     answers = [codec.resolve(n + 1, n, lambda value: value) for n in range(2)]
-    theirs.sendall(codec.frame(answers))
+    theirs.sendall(bytes(codec.frame(answers)))
     theirs.close()
     for n, promise in enumerate(promises):
         assert await _settled(promise) in (n, "PeerLost")
@@ -370,7 +370,7 @@ async def test_what_the_other_side_wrote_before_it_went_is_read(driver):
 async def test_a_peer_that_reads_no_more_and_sends_on_does_not_stall_the_loop(driver):
     """Each call of its makes the next one: there is always something to read."""
     codec = CborCodec(Limits())
-    frame = codec.frame([codec.word(codec.call(0, ("tick",), [], {}, _no_ref), SEND)])
+    frame = bytes(codec.frame([codec.word(codec.call(0, ("tick",), [], {}, _no_ref), SEND)]))
     turns = 0
     seen: list[int] = []
 
@@ -400,7 +400,9 @@ async def test_a_peer_that_ends_its_half_is_answered_and_then_hears_the_end(driv
     waiter = Waiter()
     peer, theirs = await raw_peer(index=waiter, limits=Limits(close_timeout=10))
     codec = CborCodec(Limits())
-    theirs.sendall(codec.frame([codec.call(0, ("wait",), [], {}, _no_ref), codec.control(BYE)]))
+    theirs.sendall(
+        bytes(codec.frame([bytes(codec.call(0, ("wait",), [], {}, _no_ref)), codec.control(BYE)]))
+    )
     theirs.shutdown(socket.SHUT_WR)
     await waiter.started.wait()
     with theirs:
@@ -418,7 +420,7 @@ async def test_a_peer_that_ends_its_half_without_a_bye_is_lost(driver):
     waiter = Waiter()
     peer, theirs = await raw_peer(index=waiter)
     codec = CborCodec(Limits())
-    theirs.sendall(codec.frame([codec.call(0, ("wait",), [], {}, _no_ref)]))
+    theirs.sendall(bytes(codec.frame([bytes(codec.call(0, ("wait",), [], {}, _no_ref))])))
     await waiter.started.wait()
     theirs.shutdown(socket.SHUT_WR)
     await waiter.ended.wait()
@@ -536,7 +538,7 @@ async def test_the_abort_of_the_other_side_is_told(driver, name, error):
     peer, theirs = await raw_peer()
     promise = peer.index.x()
     codec = CborCodec(Limits())
-    theirs.sendall(codec.frame([codec.control(ABORT, name, "that is why")]))
+    theirs.sendall(bytes(codec.frame([codec.control(ABORT, name, "that is why")])))
     with pytest.raises(error, match=f"{name}: that is why"):
         await promise
     theirs.close()

@@ -144,7 +144,7 @@ async def test_a_peer_that_calls_on_and_never_reads_is_ended(driver):
     limits = Limits(high_water=100 * KIB, low_water=50 * KIB, max_kept=500 * KIB)
     peer, theirs = await raw_peer(limits, index={"echo": lambda value: value})
     codec = CborCodec(Limits())
-    frame = codec.frame([codec.call(0, ("echo",), [bytes(50 * KIB)], {}, None)])  # type: ignore[arg-type]
+    frame = bytes(codec.frame([bytes(codec.call(0, ("echo",), [bytes(50 * KIB)], {}, None))]))  # type: ignore[arg-type]
     with anyio.move_on_after(10):
         while not peer.is_closed:
             await anyio.wait_writable(theirs)

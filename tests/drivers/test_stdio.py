@@ -32,11 +32,15 @@ def serve(stdin: bytes) -> subprocess.CompletedProcess[bytes]:
 
 
 def _call(*args: Any) -> bytes:
-    return CODEC.call(0, ("add",), list(args), {}, lambda value: value)
+    return bytes(CODEC.call(0, ("add",), list(args), {}, lambda value: value))
+
+
+def _frame(message: bytes) -> bytes:
+    return bytes(CODEC.frame([message]))
 
 
 def test_a_served_child_answers_a_raw_parent_and_exits_0_at_the_end_of_input():
-    done = serve(HELLO + CODEC.frame([_call(1, 2)]) + CODEC.frame([CODEC.control(BYE)]))
+    done = serve(HELLO + _frame(_call(1, 2)) + _frame(CODEC.control(BYE)))
     assert done.returncode == 0
     assert done.stdout.startswith(b"\xd9\xd9\xf7")
     items = list(CborCodec(Limits()).feed(done.stdout))
@@ -58,9 +62,9 @@ def test_end_of_input_without_a_word_exits_0():
         (CODEC.hello(Hello(versions=[9])), b"no common version"),
         (HELLO + b"\x00\x01\x02", b"byte 0x00 where a frame should start"),
         (HELLO + b"\x5b\x10\x00\x00\x00\x00\x00\x00\x00", b"over the limit"),
-        (HELLO + CODEC.frame([b"\x81\x18\x63"]), b"an unknown word: [99]"),
-        (HELLO + CODEC.frame([CODEC.control(3, 77)]), b"id 77, which was never issued"),
-        (HELLO + CODEC.frame([YOUR_FAULT]), b"RemoteProtocolError: your fault"),
+        (HELLO + bytes(CODEC.frame([b"\x81\x18\x63"])), b"an unknown word: [99]"),
+        (HELLO + bytes(CODEC.frame([CODEC.control(3, 77)])), b"id 77, which was never issued"),
+        (HELLO + bytes(CODEC.frame([YOUR_FAULT])), b"RemoteProtocolError: your fault"),
         (HELLO + b"\x58\x64\x81", b"mid-frame"),
     ],
     ids=["http", "version", "garbage", "oversize", "word", "id", "abort", "cut"],
@@ -130,7 +134,7 @@ async def test_a_child_with_a_loop_of_its_own(driver, loop, capsys):
 # What stdin and stdout are.
 
 
-INPUT = HELLO + CODEC.frame([_call(1, 2)]) + CODEC.frame([CODEC.control(BYE)])
+INPUT = HELLO + bytes(CODEC.frame([_call(1, 2)])) + bytes(CODEC.frame([CODEC.control(BYE)]))
 
 
 @pytest.mark.parametrize("serves", ["loop", "blocking", "own"])
@@ -157,7 +161,7 @@ def test_what_stderr_shares_is_not_unblocked(serves):
     read, write = os.pipe()
     child = subprocess.Popen([*LIFE, serves], stdin=subprocess.PIPE, stdout=write, stderr=write)
     assert child.stdin is not None
-    child.stdin.write(HELLO + CODEC.frame([_call(1, 2)]))
+    child.stdin.write(HELLO + bytes(CODEC.frame([_call(1, 2)])))
     child.stdin.flush()
     out = b""
     while not _answers(out):
@@ -221,13 +225,13 @@ def test_ctrl_c_is_for_the_parent_to_decide(serves):
     child = subprocess.Popen([*LIFE, serves], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdin is not None
     assert child.stdout is not None
-    child.stdin.write(HELLO + CODEC.frame([_call(1, 2)]))
+    child.stdin.write(HELLO + bytes(CODEC.frame([_call(1, 2)])))
     child.stdin.flush()
     out = b""
     while not _answers(out):
         out += os.read(child.stdout.fileno(), 65536)
     child.send_signal(signal.SIGINT)
-    child.stdin.write(CODEC.frame([_call(2, 3)]))
+    child.stdin.write(bytes(CODEC.frame([_call(2, 3)])))
     child.stdin.flush()
     while len(_answers(out)) < 2:
         out += os.read(child.stdout.fileno(), 65536)

@@ -816,7 +816,7 @@ def hostile(wire: Wire, args: Any) -> tuple[FakeDriver, FakeDriver]:
     codec = CborCodec(Limits())
     codec.features = {"map"}
     message = codec.call(0, ("numbers",), args, {}, lambda _: Mine(-1))
-    far.feed(codec.frame([message]))
+    far.feed(bytes(codec.frame([message])))
     far.flush()
     return near, far
 
@@ -858,7 +858,7 @@ def test_what_is_no_function_for_map_is_a_malformed_call(wire: Wire, fields: Any
 
     near, far, _ = linked(wire)
     message = cbor2.dumps([CALL, 0, ["numbers"], cbor2.CBORTag(49376, fields)])
-    far.feed(CborCodec(Limits()).frame([message]))
+    far.feed(bytes(CborCodec(Limits()).frame([message])))
     assert "malformed call" in str(far.session.error)
     near.hang_up()
 
