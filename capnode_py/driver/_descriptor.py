@@ -166,10 +166,10 @@ class DescriptorDriver(Driver):
         if self._write_ended:
             return
         idle = not self._unwritten
-        before = len(self._unwritten)
+        pieces = list(pieces)
         self._unwritten.extend(pieces)
         if not idle:
-            self.session.unsent += sum(map(len, islice(self._unwritten, before, None)))
+            self.session.unsent += sum(map(len, pieces))
         elif self._write_some() is None:
             return
         elif self._unwritten:

@@ -159,6 +159,24 @@ class Color(enum.Enum):
     RED = "red"
 
 
+async def test_long_byte_strings_pass_whole_and_in_order(any_road):
+    """Both ways at once, among small calls."""
+    near, far = await any_road.open(
+        index={"echo": lambda value: value}, far_index={"echo": lambda value: value}
+    )
+    one = bytes(range(256)) * (8 * 1024)
+    other = bytearray(one)
+    promises = []
+    for n in range(3):
+        for peer in (near, far):
+            promises.append((peer.index.echo(n), n))
+            promises.append((peer.index.echo([n, {"long": one, "too": other}, one[n:]]), n))
+    other[:] = bytes(len(other))  # which is too late to change what was sent
+    for promise, n in promises:
+        value = await promise
+        assert value in (n, [n, {"long": one, "too": one}, one[n:]])
+
+
 async def test_by_copy_passes_a_dataclass_as_its_fields_and_an_enum_as_its_value(any_road):
     def one() -> str:
         return "called"
