@@ -17,7 +17,7 @@ from ._base import RELEASE_DELAY, Driver, Event, end_writing
 
 _SMALL_READ = 64 * 1024
 _LARGE_READ = 256 * 1024  # a socket holds no more, by default
-_AT_ONCE = 64  # pieces in one write
+_AT_ONCE = 16  # pieces in one write
 _local = local()  # `buffer` for reading: only looked at while a read is being handled
 _WRITE_AT_ONCE = 1024 * 1024  # then others get their turn, and reading too
 
