@@ -43,6 +43,24 @@ def test_the_benchmarks_print_every_row(loop: str) -> None:
     assert messages.split()[-3:] == ["1.00", "1.00:", "ok"]
 
 
+def test_the_benchmark_of_the_other_dialect_prints_its_rows() -> None:
+    command = [sys.executable, "-m", "benchmarks.web", "--runs", "1", "--calls", "100"]
+
+    done = subprocess.run(
+        command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=50
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    head, *rows = done.stdout.splitlines()
+    assert head.split() == ["Python", "to", "Python", "capnweb", "native", "ratio"]
+    assert [row.split(",")[0] for row in rows[:3]] == [
+        "a call",
+        "a call",
+        "a call with one callback",
+    ]
+    assert any(row.startswith("a Node client") for row in rows)  # or what is missing for it
+
+
 def test_the_blocking_benchmark_prints_its_rows() -> None:
     command = [sys.executable, "-m", "benchmarks.blocking", "--runs", "1", "--calls", "10"]
 
