@@ -289,11 +289,12 @@ class Incoming:
         for name in kwargs:
             if type(name) is not str:
                 raise _malformed_call(message)
+        path = tuple(path)
         if type(target) is str and session.traits.cap_ids:
             base = self._seam.reconstructed(target)
         else:
-            base = self._seam.exported(target)
-        return Call(session, base, tuple(path), args, kwargs, answer)
+            base, path = self._seam.found(target, path)
+        return Call(session, base, path, args, kwargs, answer)
 
     def _start(self, call: Call, payload: Payload | None = None) -> None:
         if self._marked:
@@ -349,7 +350,10 @@ class Incoming:
             return
         if payload.bad is not None:
             self._settle_rejected(cell, bad_payload(payload.bad))
-        elif payload.holes:
+            return
+        if payload.paths:
+            self._seam.resolved_paths.add(id, payload.paths)
+        if payload.holes:
             # Weakly: a promise that is dropped meanwhile is released at once.
             filled = partial(self._filled, weakref.ref(cell), payload)
             waiting = self._router.fill(payload.holes, filled, cell)
@@ -402,9 +406,20 @@ class Incoming:
     def forget(self, id: int) -> None:
         """An import is released."""
         self.broken_ids.discard(id)
+        if id in self._seam.resolved_paths:
+            self._forget_paths(id)
         waiting = self.resolved.pop(id, None)
         if waiting is not None:
             self._router.forget(waiting)
+
+    def _forget_paths(self, id: int) -> None:
+        """A promise is given up before it had its value. Calls through it may still be under way,
+        and those that come by the same path go the same way: a ping tells when none is left."""
+        session = self._session
+        if session.error is None and session.traits.ping:
+            session.ping(partial(self._seam.resolved_paths.forget, id), id)
+        else:
+            self._seam.resolved_paths.forget(id)
 
     def _filled(
         self,
@@ -434,21 +449,30 @@ class Incoming:
         cell.ours = ours
         if ours and cell.used:
             cell.hold(value)
-            session.ping(partial(session.after_starts, partial(self._unhold, cell)), cell)
+            unhold = partial(session.after_starts, partial(self._unhold, cell))
+            session.ping(unhold, cell.import_id)
+        elif ours and (session.kept or self._driver.starting):  # it may be what a path was read as
+            cell.hold(value)
+            self._router.behind(partial(session.after_starts, partial(self._unhold, cell)))
         else:
-            session.release(cell.import_id)
-            cell.fulfil(value)
+            self._fulfil(cell, value)
 
     def _settle_rejected(self, cell: Cell, error: BaseException) -> None:
         if self._session.error is None:
+            if not cell.used:
+                self._seam.resolved_paths.forget(cell.import_id)
             self._session.release(cell.import_id)
         cell.reject(error)
 
     def _unhold(self, cell: Cell) -> None:
-        """The pong has come: everything that went the old path has arrived, and is started."""
+        """Everything that went the old path has arrived, and is started: so says the pong."""
         if cell.state < FULFILLED:
-            self._session.release(cell.import_id)
-            cell.fulfil(cell.value)
+            self._fulfil(cell, cell.value)
+
+    def _fulfil(self, cell: Cell, value: Any) -> None:
+        self._seam.resolved_paths.forget(cell.import_id)
+        self._session.release(cell.import_id)
+        cell.fulfil(value)
 
     def _release(self, message: list[Any]) -> None:
         if len(message) != 3:

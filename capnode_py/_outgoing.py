@@ -119,6 +119,8 @@ class Outgoing:
 
     def value(self, id: int, value: Any) -> None:
         """The value of an answer or a promise goes out, or why it cannot."""
+        if self._seam.resolved_paths:
+            value = self._seam.as_resolved(id, value)
         mark = len(self._uncommitted)
         try:
             message = self._codec.resolve(id, value, self._to_ref)

@@ -25,16 +25,18 @@ class Payload:
 
     Attributes:
         holes: where promises stand, in order.
-        reads: property reads to make, for paths that were passed home; and calls, likewise.
+        paths: those that were passed home, and what stands for the value of each.
+        reads: property reads to make for them; and calls, likewise.
         ours: it names something in our own tables (rule 5).
         bad: the reason of the first value that could not be decoded, or None.
     """
 
-    __slots__ = ("_from_ref", "bad", "holes", "ours", "reads", "root")
+    __slots__ = ("_from_ref", "bad", "holes", "ours", "paths", "reads", "root")
 
     def __init__(self, root: list[Any], from_ref: Callable[[Ref], Any]) -> None:
         self.root = root
         self.holes: list[Hole] = []
+        self.paths: list[tuple[Yours, Cell]] = []
         self.reads: list[Call] = []
         self.ours = False
         self.bad: str | None = None
@@ -78,6 +80,8 @@ class Payload:
             found = found.reply
         container[key] = found
         if isinstance(found, Cell):
+            if type(ref) is Yours and ref.path and ref.args is None:
+                self.paths.append((ref, found))
             self.holes.append((container, key, found))
 
     def _set(self, members: InSet) -> set[Any]:

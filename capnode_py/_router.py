@@ -222,7 +222,7 @@ class Router:
             if target.session is self._session:
                 position.passed()  # the same wire keeps the order
             else:
-                target.session.ping(position.passed, target)
+                target.session.ping(position.passed, target.import_id)
         else:
             position.target = target
             target.enqueue(position)

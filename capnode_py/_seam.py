@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -12,9 +13,9 @@ from ._cell import FULFILLED, HELD, PENDING, PULLED, Call, Cell
 from ._errors import CannotPass, Released
 from ._messages import Codec, Inline, Mine, Path, Promised, Ref, Yours
 from ._payload import Hole, Payload
-from ._reach import FAR, copied, reference_key
+from ._reach import FAR, copied, reference_key, step_into
 from ._stub import Promise, Stub, Target
-from ._tables import Export, ExportTable, ImportTable
+from ._tables import Export, ExportTable, ImportTable, PathNode, PathTable
 
 if TYPE_CHECKING:
     from ._session import Session
@@ -59,6 +60,7 @@ class Seam:
 
     Attributes:
         reads: what the paths in the message in hand were announced as, by what they are paths of.
+        resolved_paths: what stands for the paths that promises of theirs have come to.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Seam:
         self._make_stub = partial(Stub, session)
         self._host = host
         self.reads: dict[tuple[int, Path], Cell] = {}
+        self.resolved_paths = PathTable()
         self._named: weakref.WeakValueDictionary[str, Stub] = weakref.WeakValueDictionary()
         # Those of a stub that was reconstructed, and came as a reference since.
         self.other_ids: weakref.WeakKeyDictionary[Stub, set[int]] = weakref.WeakKeyDictionary()
@@ -132,7 +135,6 @@ class Seam:
         if cell.state == FULFILLED:  # rule 7: never as an id that we have released
             return Inline(cell.value)
         if path:
-            cell.used = isinstance(base, Stub) or base.used  # calls may be on their way by the path
             self.reads[place] = cell
         return Promised(self._exports.send(id(cell), cell).id)
 
@@ -164,11 +166,35 @@ class Seam:
         if isinstance(ref, Promised):
             return self._imports.receive(ref.id, self._promised, Cell)
 
-        target = self.exported(ref.id)
-        if not ref.path and ref.args is None:
+        target, path = self.found(ref.id, ref.path)
+        if not path and ref.args is None:
             return target
         kwargs: dict[str, Any] | None = None if ref.args is None else {}
-        return Call(self._session, target, ref.path, ref.args, kwargs, Cell(self._session))
+        return Call(self._session, target, path, ref.args, kwargs, Cell(self._session))
+
+    def found(self, id: Any, path: Path) -> tuple[Any, Path]:
+        """What the other side means by a path on `id`: where to begin, and the steps from there.
+
+        Raises:
+            RemoteProtocolError: never issued, or released.
+        """
+        target = self.exported(id)
+        if path and self.resolved_paths:
+            cell, steps = self.resolved_paths.find(id, path)
+            if cell is not None:
+                return cell, path[steps:]
+        return target, path
+
+    def as_resolved(self, id: int, value: Any) -> Any:
+        """The value that `id` is about to have over there, with what stands for its paths already
+        in their place: calls by them go there, so it must not be announced as anything else."""
+        paths = self.resolved_paths.under(id)
+        if paths is None:
+            return value
+        kept = {item.reply for item in self._session.kept if isinstance(item, Call)}
+        value = _replaced(value, paths, kept)  # a read that is kept has not come by here yet
+        self._exports.revise(id, value)
+        return value
 
     def _lasting(self, id: int, cap_id: str) -> Stub:
         """The stub of what is registered over there: the one that was reconstructed, if it was."""
@@ -224,6 +250,7 @@ class Seam:
     def clear(self) -> None:
         """The session is over."""
         self._named.clear()
+        self.resolved_paths.clear()
 
     def localize(self, values: list[Any]) -> tuple[list[Any], list[Hole]]:
         """A copy as the wire would have made it, and where promises stand in it.
@@ -250,6 +277,24 @@ class Seam:
 
         copy, marked = self._codec.copy(values, keep)
         return copy, Payload(copy, take).holes if marked else []
+
+
+def _replaced(value: Any, paths: PathNode, but: Container[Cell | None]) -> Any:
+    """A copy of plain data with these in the place of what stood there, `but` for some."""
+    cell = paths.cell
+    if cell is not None and cell not in but:
+        return Promise(cast(Any, cell.session), cell, ())
+    plain = copied(value)
+    if isinstance(plain, dict):
+        copy: Any = dict(plain)
+    elif isinstance(plain, (list, tuple)):
+        copy = list(plain)
+    else:
+        return value
+    for step, node in paths.steps.items():
+        with contextlib.suppress(LookupError, TypeError):
+            copy[step] = _replaced(step_into(copy, step), node, but)
+    return copy
 
 
 def _check_here(session: Any) -> None:

@@ -366,11 +366,11 @@ class Session:
         if self.error is None:
             self.control(PULL, cell.import_id)
 
-    def ping(self, passed: Callable[[], None], target: Cell | None = None) -> None:
-        """Call `passed` when the pong comes; with a target, a position on that promise."""
+    def ping(self, passed: Callable[[], None], target: int | None = None) -> None:
+        """Call `passed` when the pong comes; with an id, a position on that promise."""
         where: tuple[int, ...] = ()
         if target is not None:
-            where = (target.import_id,)
+            where = (target,)
             passed = partial(self._router.behind, passed)  # the calls before the pong may be kept
         if not self.traits.ping:
             self._read_back(passed, target)
@@ -380,13 +380,13 @@ class Session:
         self._outbox.hurry()  # what was given up before the ping is gone when its pong comes
         self.control(PING, self._last_nonce, *where)
 
-    def _read_back(self, passed: Callable[[], None], target: Cell | None) -> None:
+    def _read_back(self, passed: Callable[[], None], target: int | None) -> None:
         """A ping where there is no such word: what comes back stands behind all that the other side
         has sent on before."""
         if target is None:
             cell = self.outgoing.provide(None)
         else:
-            cell = self.outgoing.call(target.import_id, (), None, None)
+            cell = self.outgoing.call(target, (), None, None)
             cell.pull()
         self._reading_back.add(cell)
 

@@ -1,4 +1,4 @@
-"""The two tables of a session: ids, counts, release, rollback. References and objects, never bytes.
+"""The tables of a session: ids, counts, release, rollback. References and objects, never bytes.
 
 Counting (rule 1): sent = received + references in flight + releases in flight. Each occurrence of
 a `mine` or a `promise` in a payload counts 1. It is committed when the message is encoded whole,
@@ -14,7 +14,7 @@ from typing import Any
 from ._cap_ids import redacted
 from ._cell import FULFILLED, PULLED, REJECTED, UNDECIDED, Answer, Call, Cell
 from ._errors import LimitExceeded, RemoteProtocolError
-from ._messages import CALL
+from ._messages import CALL, Path, Step, Yours
 from ._stub import Stub
 
 trace: Callable[[Any, int], None] | None = None
@@ -203,11 +203,11 @@ class ExportTable:
         return answer
 
     def revise(self, id: int, value: Any) -> None:
-        """From now on the answer `id` leads to this, which is what was sent."""
+        """From now on `id`, an answer or a promise, leads to this, which is what was sent."""
         entry = self.entries.get(id)
         if isinstance(entry, tuple):
             self.entries[id] = value, PULLED
-        elif isinstance(entry, Answer):
+        elif entry is not None:
             entry.value = value
 
     def send(self, key: object, value: Any) -> Export:
@@ -308,3 +308,81 @@ class ExportTable:
         self.entries.clear()
         self._by_key.clear()
         self.uncommitted.clear()
+
+
+class PathTable:
+    """What stands for the paths on what is ours that promises of the other side have come to.
+
+    What is called through such a promise comes by the path, until our ping has come through. It
+    goes to what was read by that path, and does not seek its own way, which may lead over the
+    other side again: what is called on the value after the pong would overtake it (rule 5).
+    """
+
+    def __init__(self) -> None:
+        self._roots: dict[int, PathNode] = {}
+        self._of: dict[int, list[Yours]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    def __contains__(self, promise: int) -> bool:
+        return promise in self._of
+
+    def add(self, promise: int, paths: list[tuple[Yours, Cell]]) -> None:
+        """The promise under this id has come to these."""
+        self._of[promise] = [ref for ref, _ in paths]
+        for ref, cell in paths:
+            node = self._roots.setdefault(ref.id, PathNode())
+            for step in ref.path:
+                node = node.steps.setdefault(step, PathNode())
+            node.cell = cell
+            node.users += 1
+
+    def forget(self, promise: int) -> None:
+        """Nothing is called any more that must come in order with what came by its paths."""
+        for ref in self._of.pop(promise, ()):
+            nodes = [self._roots[ref.id]]
+            for step in ref.path:
+                nodes.append(nodes[-1].steps[step])
+            nodes[-1].users -= 1
+            for step in reversed(ref.path):
+                node = nodes.pop()
+                if node.users:
+                    break
+                node.cell = None
+                if not node.steps:
+                    del nodes[-1].steps[step]
+            if not self._roots[ref.id].steps:
+                del self._roots[ref.id]
+
+    def under(self, id: int) -> PathNode | None:
+        """Those that begin at `id`."""
+        return self._roots.get(id)
+
+    def find(self, id: int, path: Path) -> tuple[Cell | None, int]:
+        """What stands for the longest beginning of `path` that is known, and its length."""
+        found: tuple[Cell | None, int] = None, 0
+        node = self._roots.get(id)
+        for length, step in enumerate(path, 1):
+            node = None if node is None else node.steps.get(step)
+            if node is None:
+                break
+            if node.cell is not None:
+                found = node.cell, length
+        return found
+
+    def clear(self) -> None:
+        """The session is over."""
+        self._roots.clear()
+        self._of.clear()
+
+
+class PathNode:
+    """A step of such paths: what stands for those that end here, and for how many promises."""
+
+    __slots__ = ("cell", "steps", "users")
+
+    def __init__(self) -> None:
+        self.cell: Cell | None = None
+        self.users = 0
+        self.steps: dict[Step, PathNode] = {}

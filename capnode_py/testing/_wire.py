@@ -360,12 +360,13 @@ class FakeDriver(Driver):
         """Does the other side take no bytes?"""
         return self._stalled is not None
 
-    def unstall(self) -> None:
-        """It takes them again."""
+    def unstall(self, frames: int | None = None) -> None:
+        """It takes them again; or, of those that wait, so many frames."""
         if self._stalled is not None:
-            stalled, self._stalled = self._stalled, None
-            self.other.inbox.extend(stalled)
-            self.wrote(0)
+            taken = self._stalled[:frames]
+            self._stalled = None if frames is None else self._stalled[frames:]
+            self.other.inbox.extend(taken)
+            self.wrote(sum(len(frame.data) for frame in self._stalled or ()))
             self.turn()
 
     def hang_up(self, cause: BaseException | None = None) -> None:
@@ -387,6 +388,7 @@ class FakeDriver(Driver):
             "kept calls": session.kept,
             "bytes of kept calls": session._router._kept_bytes,
             "payloads that wait": session._router._waiting,
+            "paths that promises came to": session._seam.resolved_paths,
             "pings": session._pings,
             "notes": session._notes,
             "unsent bytes": session.backlog(),

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from capnode_py import Limits, PeerLost, Promise, RemoteError, Target
+from capnode_py._cell import Cell
+from capnode_py._messages import Yours
+from capnode_py._tables import PathTable
 from capnode_py.testing import FakeDriver, Fence, Wire
 
 
@@ -329,7 +332,7 @@ def test_a_position_waits_for_the_answer_that_it_names(wire: Wire) -> None:
     promise = near.index.get()
     passed: list[int] = []
     near.peer.notify(promise.note, 0)
-    near.session.ping(lambda: passed.append(len(mine.seen)), promise._base)
+    near.session.ping(lambda: passed.append(len(mine.seen)), promise._base.import_id)
     near.peer.notify(promise.note, 1)
     wire.run()
     assert passed == []
@@ -354,7 +357,7 @@ def test_a_position_goes_on_to_where_the_calls_went(wire: Wire) -> None:
     promise = near.index.get(mine)
     passed: list[int] = []
     near.peer.notify(promise[0].note, 0)
-    near.session.ping(lambda: passed.append(len(mine.seen)), promise._base)
+    near.session.ping(lambda: passed.append(len(mine.seen)), promise._base.import_id)
     wire.run()
     assert middle.counts()["ping"] == 1
     assert third.counts()["pong"] == far.counts()["pong"] == 0
@@ -383,7 +386,7 @@ def test_a_position_waits_for_every_promise_inside_the_value(wire: Wire) -> None
     passed: list[list[int]] = []
     near.peer.notify(promise.b[0].note, 0)
     near.peer.notify(promise.a.note, 1)
-    near.session.ping(lambda: passed.append(mine.seen[:]), promise._base)
+    near.session.ping(lambda: passed.append(mine.seen[:]), promise._base.import_id)
     wire.run()
     fences[0].set()
     wire.run()
@@ -405,7 +408,7 @@ def test_a_position_on_what_is_rejected_passes(wire: Wire) -> None:
     near, _far = wire.link(far_index={"fail": fail})
     promise = near.index.fail()
     passed: list[int] = []
-    near.session.ping(lambda: passed.append(1), promise._base)
+    near.session.ping(lambda: passed.append(1), promise._base.import_id)
     wire.run()
     assert passed == []
     fence.set()
@@ -537,6 +540,221 @@ def test_a_path_that_was_announced_does_not_overtake_what_went_by_it(wire: Wire)
     tasks.clear()
 
 
+def relay(wire: Wire, mine: Any) -> tuple[FakeDriver, FakeDriver]:
+    """far's `get` gives a path into what near's `relay` answers, which is what far's `box` gives:
+    near's `mine`. So calls by the path go to far, to near, to far and to near."""
+    near: FakeDriver
+    far: FakeDriver
+    near, far = wire.link(
+        {"relay": lambda: near.index.box(mine)},
+        {"get": lambda: {"in": [far.index.relay()["in"][0]]}, "box": lambda x: {"in": [x]}},
+    )
+    return near, far
+
+
+def test_calls_by_a_path_go_where_the_path_was_resolved_to(wire: Wire) -> None:
+    """E13, E14: what is called by a path after the other side said that it is the value goes to
+    what was read by it then, and not round again, where later calls would overtake it."""
+    mine = Recorder()
+    near, far = relay(wire, mine)
+    promise = near.index.get()
+    item = promise["in"][0]
+    task = near.spawn(promise)
+    near.flush()
+    far.deliver("call")
+    near.deliver("push", "resolve")  # the path is read, at far
+    far.deliver("push", "call")
+    near.deliver("call")
+    far.deliver("resolve")
+    item.note(0)  # on its way by the path, when near learns that it leads to its own object
+    near.flush()
+    near.deliver("resolve", "release")
+    far.deliver("push", "release")
+    far.deliver("ping", "release")
+    near.deliver("push", "release")
+    assert not task.done
+    near.deliver("pong")
+    item.note(1)
+    wire.run()
+    assert mine.seen == [0, 1]
+    assert task.result() == {"in": [mine]}
+    assert near.counts()["ping"] == 1
+
+
+def test_calls_by_a_path_go_where_it_was_resolved_to_though_the_promise_is_dropped(
+    wire: Wire,
+) -> None:
+    """E14, G8: until the last of them has come, of which a ping tells."""
+    mine = Recorder()
+    near, far = relay(wire, mine)
+    promise = near.index.get()
+    near.flush()
+    far.deliver("call")
+    near.deliver("push", "resolve")  # the path is read, at far
+    read = near.session.imports.last_question
+    for n in range(2):
+        promise["in"][0].note(n)
+        near.flush()
+    del promise
+    near.flush()
+    far.deliver("push", "call")
+    while far.inbox:
+        far.deliver()
+    while near.session._pings:
+        near.deliver()
+    went_by = [m.fields[:2] for m in near.sent if "note" in str(m.fields)]
+    assert went_by == [[1, ["in", 0, "note"]]] * 2 + [[read, ["note"]]] * 2
+    assert not near.session._seam.resolved_paths
+    wire.run()
+    assert mine.seen == [0, 1]
+
+
+def test_the_longest_beginning_of_a_path_counts_for_as_long_as_a_promise_has_it() -> None:
+    """E14"""
+    table = PathTable()
+    short, long = Cell(None), Cell(None)  # type: ignore[arg-type]
+    table.add(1, [(Yours(-3, ("a",)), short)])
+    table.add(2, [(Yours(-3, ("a", 0, "b")), long), (Yours(-3, ("a",)), short)])
+    assert table.find(-3, ("a", 0, "b", "c")) == (long, 3)
+    assert table.find(-3, ("a", 0, "c")) == (short, 1)
+    assert table.find(-3, ("b", 0)) == table.find(-4, ("a",)) == table.find(-3, ()) == (None, 0)
+    table.forget(1)
+    assert table.find(-3, ("a",)) == (short, 1)
+    table.forget(2)
+    table.forget(2)
+    assert not table
+    assert table.find(-3, ("a", 0, "b")) == (None, 0)
+    assert table.under(-3) is None
+
+
+def test_a_value_is_announced_as_what_its_paths_are_read_as(wire: Wire) -> None:
+    """E14: calls by such a path go there already, and so must the position behind them."""
+    scenario = a_path_that_another_promise_came_to(wire, Fence)
+    near, promise = scenario.near, scenario.promise
+    far = near.other
+    promise["in"][0].note(0)
+    near.flush()
+    far.deliver("push", "push", "release")
+    near.deliver("call", "push", "push", "release")
+    far.deliver("resolve", "push", "push", "release")  # to the path, which is read, at near
+    task = near.spawn(promise)
+    near.flush()
+    far.deliver("pull")
+    (announced,) = (m.fields[1] for m in far.sent if m.word == "resolve" and m.fields[0] == 1)
+    assert announced == {"in": [Yours(4)]}  # which is the read, far's fourth question
+    wire.run()
+    assert scenario.recorder.seen == [0]
+    assert task.done
+
+
+def test_a_path_that_is_kept_is_not_announced_as_what_it_will_be_read_as(wire: Wire) -> None:
+    """E14, F12: the value would wait for itself."""
+    near: FakeDriver
+    far: FakeDriver
+    mine = Recorder()
+    tasks: list[Any] = []
+
+    def get() -> Any:
+        boxed = far.index.boxed()
+        tasks.append(far.spawn(boxed))
+        return {"in": [boxed["in"][0]]}
+
+    near, far = wire.link(
+        {"boxed": lambda: {"in": [near.index.echo(mine)]}},
+        {"get": get, "echo": lambda x: x, "take": lambda data: None},
+        limits=Limits(high_water=1000, low_water=500),
+    )
+    promise = near.index.get()
+    task = near.spawn(promise)
+    near.flush()
+    near.peer.notify(near.index.take, bytes(3000))
+    near.stall()
+    near.flush()
+    far.deliver("call")
+    promise["in"][0].note(0)
+    near.deliver("call", "resolve")  # both are kept: far's call, and the read of its answer
+    near.unstall()
+    promise["in"][0].note(1)
+    wire.run()
+    assert mine.seen == [0, 1]
+    assert task.result() == {"in": [mine]}
+    assert tasks.pop().done
+
+
+def test_what_is_read_by_a_path_waits_for_calls_by_it_that_are_kept(wire: Wire) -> None:
+    """E12, F12: a read goes behind the calls that were made by the path before."""
+    far: FakeDriver
+
+    def box() -> Any:
+        given = far.index.give()
+        given.note(0)  # so that its value is not sent
+        return {"in": [given], "also": lambda: None}
+
+    mine = Recorder()
+    near, far = wire.link(
+        {"give": lambda: mine},
+        {"box": box, "take": lambda data: None},
+        limits=Limits(high_water=1000, low_water=500),
+    )
+    promise = near.index.box()
+    promise["also"]()
+    near.flush()
+    far.deliver("push", "push", "release")
+    near.deliver("push", "push", "release")
+    item = promise["in"][0]
+    item.note(1)
+    task = near.spawn(item)
+    near.flush()
+    near.stall()
+    near.peer.notify(near.index.take, bytes(3000))
+    near.flush()
+    far.deliver("push", "call", "release")
+    near.deliver("push", "pull", "release")  # the call is kept; the value is sent
+    near.peer.notify(near.index.take, bytes(3000))
+    near.flush()
+    near.unstall(2)
+    far.deliver("send")
+    far.deliver("resolve")
+    near.deliver("resolve", "release")
+    assert mine.seen == [0]
+    assert not task.done
+    near.unstall()
+    wire.run()
+    assert task.result() is mine
+    assert mine.seen == [0, 1]
+
+
+def test_what_is_read_by_a_path_waits_for_calls_by_it_that_are_not_started(wire: Wire) -> None:
+    """E8, E12: of a proxy, who tells a third host of its own object meanwhile."""
+    middle: FakeDriver
+    third: FakeDriver
+    middles = Recorder()
+    near, far = wire.link(far_index={"get": lambda: middle.index.box()})
+    middle, third = wire.link(
+        {"give": lambda: middles},
+        {"box": lambda: {"in": [third.index.give()]}},
+        names=("middle", "third"),
+    )
+    middle.eager = False
+    item = near.index.get()["in"][0]
+    item.note_async(0)
+    task = near.spawn(item)
+    near.flush()
+    far.deliver("push", "push", "call", "release")
+    middle.turn()
+    third.deliver("push", "push", "call", "release")
+    middle.deliver("call", "push", "release")
+    third.deliver("resolve")
+    middle.deliver("resolve", "release")
+    far.turn()
+    assert middle.starting  # with note_async(0)
+    assert not near.inbox
+    middle.settle()
+    assert middles.seen == [0]
+    wire.run()
+    assert near.get(task.result().note(1)) == 1
+
+
 def test_a_read_of_a_promise_is_no_question_of_its_own(wire: Wire) -> None:
     """E8: calls go through that promise, and its barrier is for who reads it, too."""
     middle: FakeDriver
@@ -555,6 +773,7 @@ class Scenario(NamedTuple):
     promise: Any
     recorder: Recorder
     path: tuple[Any, ...] = ()
+    stored: list[Any] | None = None  # what an index holds until the end
 
 
 Make = Callable[[Wire, Callable[[], Fence]], Scenario]
@@ -813,6 +1032,55 @@ def promise_of_a_third_as_argument(wire: Wire, fence: Callable[[], Fence]) -> Sc
     return Scenario(near, near.index.echo(promise), mine, ("e", 0))
 
 
+def a_path_that_leads_on(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E13, E14: far gives a path into what near has from far."""
+    mine = Recorder()
+    near, _far = relay(wire, mine)
+    return Scenario(near, near.index.get(), mine, ("in", 0))
+
+
+def a_path_on_an_object(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E13, E14: the same, where the path begins at near's index."""
+    near: FakeDriver
+    far: FakeDriver
+    mine = Recorder()
+
+    class Index(Target):
+        @property
+        def stored(self) -> Any:
+            return {"it": stored[0]}
+
+    near, far = wire.link(
+        Index(),
+        {"get": lambda: {"in": [far.index.stored["it"][0]]}, "box": lambda x: [x, lambda: None]},
+    )
+    stored = [near.index.box(mine)]
+    stored[0][1]()  # so that near does not get the value
+    return Scenario(near, near.index.get(), mine, ("in", 0), stored)
+
+
+def a_path_that_another_promise_came_to(wire: Wire, fence: Callable[[], Fence]) -> Scenario:
+    """E13, E14: far's promise becomes the path by which near calls."""
+    near: FakeDriver
+    far: FakeDriver
+    theirs = Recorder()
+
+    def get() -> Any:
+        far.spawn(far.index.other())
+        return {"in": [far.index.relay()["in"][0]]}
+
+    near, far = wire.link(
+        {
+            "other": lambda: {"in": [promises.pop()["in"][0]]},
+            "relay": lambda: near.index.home(),
+            "box": lambda x: {"in": [x]},
+        },
+        {"get": get, "home": lambda: {"in": [far.index.box(theirs)["in"][0]]}},
+    )
+    promises: list[Any] = [near.index.get()]
+    return Scenario(near, promises[0], theirs, ("in", 0))
+
+
 SCENARIOS: list[Make] = [
     echo,
     echo_later,
@@ -832,6 +1100,9 @@ SCENARIOS: list[Make] = [
     answer_of_a_pipelined_call,
     answer_of_our_own,
     promise_of_a_third_as_argument,
+    a_path_that_leads_on,
+    a_path_on_an_object,
+    a_path_that_another_promise_came_to,
 ]
 
 
@@ -850,7 +1121,7 @@ def play(wire: Wire, seed: int, make: Make) -> None:
         fences.append(Fence())
         return fences[-1]
 
-    near, promise, recorder, path = make(wire, fence)
+    near, promise, recorder, path, stored = make(wire, fence)
     place = step_to(promise, path)
     for side in wire.sides:
         side.eager = rng.random() < 0.7
@@ -887,6 +1158,8 @@ def play(wire: Wire, seed: int, make: Make) -> None:
     assert step_to(task.result(), path) is not None
     for made_call in tasks:
         made_call.result()
+    if stored is not None:
+        stored.clear()
 
 
 @pytest.mark.parametrize("make", SCENARIOS, ids=lambda make: make.__name__)

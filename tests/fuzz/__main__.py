@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--hosts", type=int, choices=(2, 3), default=3)
     parser.add_argument("--lazy", action="store_true", help="start coroutines as trio does")
+    parser.add_argument("--profile", help="the only one, in place of all by turns")
     parser.add_argument("--sabotage", nargs="*", metavar="WORD", help="breaks with such a name")
     options = parser.parse_args()
 
@@ -27,20 +28,28 @@ def main() -> None:
         from .hunt import hunt
 
         sys.exit(hunt(options.seed, options.sabotage))
-    run(options.seed, options.steps, hosts=options.hosts, eager=not options.lazy)
+    run(
+        options.seed,
+        options.steps,
+        hosts=options.hosts,
+        eager=not options.lazy,
+        profile=options.profile,
+    )
 
 
-def run(seed: int, steps: int, *, hosts: int, eager: bool) -> None:
+def run(seed: int, steps: int, *, hosts: int, eager: bool, profile: str | None) -> None:
     """So many steps, in worlds of a limited length."""
-    from .world import World
+    from .world import PROFILES, World  # not above: with --sabotage it comes from the copies
 
+    if profile not in {None, *PROFILES}:
+        sys.exit(f"no profile {profile!r}: there are {', '.join(PROFILES)}")
     gc.collect()
     gc.freeze()  # what is here stays, and is no business of the collections to come
     started = time.monotonic()
     done = 0
     while done < steps:
         world_seed = seed * 1_000_003 + done
-        world = World(world_seed, hosts=hosts, eager=eager)
+        world = World(world_seed, hosts=hosts, eager=eager, profile=profile)
         piece = min(PIECE, steps - done)
         try:
             world.run(piece)

@@ -34,7 +34,8 @@ TURN = 100  # steps of one profile
 
 GIVES = ("give", "box", "later")
 ECHOES = ("echo", "via", "boxed_via", "boxed_via")
-VIA = ("own_via", "boxed_own_via", "boxed_path", "boxed_path_home")
+VIA = ("own_via", "boxed_own_via", "boxed_path", "boxed_path_home", "boxed_far_path")
+PATHS = ("boxed_path", "boxed_path_home", "boxed_far_path", "boxed_stub_path", "relayed")
 
 
 class Profile(NamedTuple):
@@ -92,6 +93,13 @@ PROFILES = {
     # The same, while what comes is kept (rule 13), with pings and pongs among it.
     "siege": Profile(
         {**_RACE, "stall": 8, "unstall": 8}, loyal=0.9, own=0.5, asks=ECHOES + VIA, share=2
+    ),
+    # What is called by a path into data, at which stands a promise that leads on, and back.
+    "paths": Profile(
+        {**_RACE, "stall": 4, "unstall": 8},
+        loyal=0.9,
+        own=0.5,
+        asks=PATHS,
     ),
     # Stubs die while their references are on the way again.
     "comings": Profile(
@@ -252,6 +260,30 @@ class Thing(Target):
         self._host.world.bind(source, Truth(thing))
         return {"in": [self._host.far_index().boxed_echo(thing, number, source)["in"][0]]}
 
+    def relayed(self, number: int, source: int) -> Any:
+        """Data that another host makes, of which this one knows nothing."""
+        how = self._host.world.random.choice(("boxed_own_via", "boxed_path", "boxed_path_home"))
+        return self._host.far_index()[how](number, source)
+
+    def boxed_far_path(self, number: int, source: int) -> Any:
+        """A path into such data, which therefore leads over the host that was asked for it."""
+        return {"in": [self._host.far_index().relayed(number, source)["in"][0]]}
+
+    def boxed_stub_path(self, number: int, source: int) -> Any:
+        """The same, where the path begins at an object."""
+        far = self._host.far_index()
+        far.store(number, source)
+        return {"in": [far.stored[str(number)]["in"][0]]}
+
+    def store(self, number: int, source: int) -> None:
+        """Such data, to be read by a path."""
+        self._host.stored[str(number)] = self.relayed(number, source)
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """All that was stored."""
+        return self._host.stored
+
 
 class Host:
     """Objects, lines, and a side of a connection to each other host."""
@@ -263,6 +295,7 @@ class Host:
         self.index = Thing(self, f"{name}-index")
         self.sides: list[FakeDriver] = []
         self.lines: list[Line] = []
+        self.stored: dict[str, Any] = {}
 
     def hold(self, ref: Any, truth: Truth) -> Line:
         world = self.world
@@ -480,7 +513,7 @@ class World:
         self.note(f"{host.name}: {how} on {asked}, as truth {number}")
         if how in GIVES:
             ref = asked.ref[how](number)
-        elif how in VIA:
+        elif how in VIA + PATHS:
             ref = asked.ref[how](number, self.new_truth()[0])
         else:
             other, other_truth = host.something()
@@ -489,7 +522,7 @@ class World:
             truth.needs = (asked.truth, other_truth)
             ref = asked.ref[how](other, number, source)
 
-        boxed = "box" in how
+        boxed = "box" in how or how == "relayed"
         line = host.hold(ref["in"][0] if boxed else ref, truth)
         if self.favoured() is None:
             self.favourite = host, line
@@ -587,7 +620,7 @@ class World:
     def unstall(self, _host: Host) -> None:
         stalled = [side for side in self.wire.sides if side.stalled]
         if stalled:
-            self.random.choice(stalled).unstall()
+            self.random.choice(stalled).unstall(self.random.choice((None, None, 1)))
 
     def settle(self, host: Host) -> None:
         """Tasks that are new begin; else the releases that have waited leave."""
@@ -650,6 +683,7 @@ class World:
             for line in host.lines:
                 line.ref = line.box = None
             host.lines.clear()
+            host.stored.clear()
         self.lines.clear()
         self.wire.check_quiet()
         self.check_alive()
