@@ -60,7 +60,7 @@ TARGETS = {
 
 
 def argv(serves: str) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.mortal", serves]
+    return [sys.executable, str(ROOT / "benchmarks" / "mortal.py"), serves]
 
 
 class Parent:

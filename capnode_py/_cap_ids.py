@@ -18,8 +18,7 @@ The idea is E's and OCapN's sturdyref, with CapTP's swiss number; the name is Ca
 from __future__ import annotations
 
 import binascii
-import hmac
-import secrets
+import os
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -60,6 +59,8 @@ class Parts(NamedTuple):
 
     def proves(self, proof: bytes) -> bool:
         """Was it made by one who knew? In constant time."""
+        import hmac  # which a child that makes no cap_id need not load
+
         return hmac.compare_digest(self.proof, proof)
 
 
@@ -89,7 +90,7 @@ def of_name(secret: bytes, name: str) -> CapId:
 
 def at_random() -> CapId:
     """A cap_id that nothing leads to."""
-    return _joined(SHARED, secrets.token_bytes(PLACE_SIZE), secrets.token_bytes(_PROOF_SIZE))
+    return _joined(SHARED, os.urandom(PLACE_SIZE), os.urandom(_PROOF_SIZE))
 
 
 def parse(text: str) -> Parts:
@@ -126,6 +127,8 @@ def _number(id: int) -> bytes:
 
 def _mac(secret: bytes, purpose: bytes, *parts: bytes) -> bytes:
     """Each part behind its length, so that no two lists of parts give the same bytes."""
+    import hmac
+
     message = b"".join([len(part).to_bytes(4, "big") + part for part in (purpose, *parts)])
     return hmac.digest(secret, message, "sha256")[:_PROOF_SIZE]
 

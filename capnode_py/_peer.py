@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import secrets
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -519,8 +518,8 @@ def make_peer(
         features=FEATURES,
         max_frame=limits.max_frame,
         max_depth=limits.max_depth,
-        session_id=secrets.token_bytes(16),
-        secret=secrets.token_bytes(16),
+        session_id=os.urandom(16),
+        secret=os.urandom(16),
         application=settings.application or settings.host.nickname or application_name(),
         application_versions=settings.versions,
     )
