@@ -276,7 +276,10 @@ def start(recipe: Recipe, private: Mapping[str, str]) -> Started:
         NotImplementedError: not on this platform.
     """
     if not hasattr(os, "pidfd_open"):
-        raise NotImplementedError("spawn has been run on Linux only, where a process has a pidfd")
+        raise NotImplementedError(
+            "spawn has been run on Linux only, whose pidfds it waits for: elsewhere, start the "
+            "program by yourself, and connect() to it"
+        )
 
     ends = _CHANNELS[recipe.channel]()
     read_stderr = write_stderr = pidfd = -1

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import socket
@@ -57,6 +56,8 @@ def claim() -> Wire:
     Raises:
         RuntimeError: it was taken before.
     """
+    if sys.platform != "linux":
+        raise NotImplementedError("stdin and stdout have been served on Linux only")
     if _claimed:
         raise RuntimeError(
             "stdin and stdout are claimed already: one peer a process speaks on them"
@@ -68,6 +69,8 @@ def claim() -> Wire:
         del os.environ[VARIABLE]
         os.set_inheritable(passed, False)
         return Wire((passed, passed), passed)
+
+    import fcntl
 
     read_fd, write_fd = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in (0, 1))
     null = os.open(os.devnull, os.O_RDONLY)

@@ -448,13 +448,18 @@ def make_settings(
         takes_junk=takes_junk,
         index_for=index_for,
         application=application,
-        versions=_checked_versions(application, versions),
+        versions=_checked_versions(dialect, application, versions),
     )
 
 
-def _checked_versions(application: Any, versions: Any) -> tuple[int, ...]:
+def _checked_versions(dialect: str, application: Any, versions: Any) -> tuple[int, ...]:
     if not isinstance(application, str):
         raise TypeError(f"application= takes a name, not {application!r}")
+    if application and dialect != "cbor":
+        raise ValueError(
+            f"application={application!r}: it is said in the hello, which dialect={dialect!r} "
+            "does not have"
+        )
     if len(application) > MAX_NAME or not application.isprintable():
         raise ValueError(f"application={application!r}: at most {MAX_NAME} printable characters")
     if isinstance(versions, (str, bytes)) or not isinstance(versions, Iterable):

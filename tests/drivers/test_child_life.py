@@ -5,6 +5,7 @@ Its start is in `test_spawn.py`, its own side in `test_stdio.py`.
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import os
@@ -24,6 +25,7 @@ import pytest
 
 import capnode_py as capnode
 from capnode_py import Limits
+from capnode_py._child import SpawnOptions, recipe
 from capnode_py._messages import Hello
 from capnode_py.codec.cbor import CborCodec
 
@@ -335,6 +337,27 @@ async def test_a_private_channel_leaves_a_child_its_stdio(driver, start, capfd):
     assert capfd.readouterr().out == "on stdout\n"
 
 
+@EACH_KIND
+async def test_a_death_under_a_dialect_without_hello_is_told_as_well(driver, start):
+    argv = [sys.executable, "-c", "raise SystemExit(4)"]
+    async with start(argv, dialect="capnweb") as peer:
+        with pytest.raises(capnode.PeerDied, match=r"exited with code 4, during add$"):
+            await peer.index.add(1, 2)
+
+
+@EACH_KIND
+async def test_elsewhere_than_on_linux_spawn_says_so(driver, start, monkeypatch):
+    monkeypatch.delattr(os, "pidfd_open")
+    with pytest.raises(NotImplementedError, match="on Linux only"):
+        await start(LIFE)
+
+
+def test_the_options_that_doors_hand_on_are_those_of_spawn():
+    given = inspect.signature(capnode.spawn).parameters
+    assert set(SpawnOptions.__annotations__) == set(given) - {"argv", "interface"}
+    assert set(inspect.signature(recipe).parameters) == set(given) - {"interface"}
+
+
 def test_a_wrong_channel_teaches():
     with pytest.raises(ValueError, match="channel='tcp': one of 'stdio', 'pipe', 'fd'"):
         _ = capnode.spawn(["true"], channel="tcp")  # type: ignore[arg-type]
@@ -405,6 +428,7 @@ async def test_a_mismatch_names_both_lists_on_both_sides(driver, start, case):
     ("options", "told"),
     [
         ({"versions": [1]}, "give its name as well"),
+        ({"application": "a", "dialect": "capnweb"}, "does not have"),
         ({"application": 3}, "takes a name"),
         ({"application": "a\nb"}, "printable"),
         ({"application": "a" * 101}, "100"),
@@ -583,7 +607,7 @@ async def test_a_program_may_take_its_time_after_serving(driver, start, serves):
     argv = [*LIFE, serves, "hasty", "after"]
     async with start(argv, stderr="capture") as peer:
         assert await peer.index.add(1, 2) == 3
-    assert peer.stderr_tail == "after"
+    assert peer.stderr_tail == ("after with Ctrl-C" if serves == "own" else "after ")
     assert peer.returncode == 0
 
 

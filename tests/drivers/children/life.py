@@ -129,4 +129,5 @@ if __name__ == "__main__":
 
         asyncio.run(main())
     if "after" in sys.argv:
-        print("after", file=sys.stderr, flush=True)
+        mine = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        print("after", "with Ctrl-C" if mine else "", file=sys.stderr, flush=True)
