@@ -251,28 +251,33 @@ def agreed_version(ours: Hello, theirs: Hello) -> int | None:
         RemoteProtocolError: they are of two applications, or have no version in common. Both sides
             find that out by themselves, and say so with both lists.
     """
-    if not ours.application_versions and not theirs.application_versions:
+    mine, its = list(ours.application_versions), list(theirs.application_versions)
+    if not mine and not its:
         return None
-    if ours.application != theirs.application or not (
-        ours.application_versions and theirs.application_versions
-    ):
+    if not mine:
         raise RemoteProtocolError(
-            f"the other end is another program: {_application(theirs)}; "
-            f"this side is {_application(ours)}"
+            f"the other end speaks only to its own application, {theirs.application!r} in the "
+            f"versions {its}: if this program is part of it, give this door "
+            f"application={theirs.application!r} and versions="
         )
-    common = set(ours.application_versions) & set(theirs.application_versions)
+    if not its:
+        raise RemoteProtocolError(
+            f"the other end, {theirs.application!r}, names no application, and this side is of "
+            f"{ours.application!r} in the versions {mine}: it is another program, or its door was "
+            f"not given application={ours.application!r} and versions="
+        )
+    if ours.application != theirs.application:
+        raise RemoteProtocolError(
+            f"the other end is of another application, {theirs.application!r} in the versions "
+            f"{its}; this side is of {ours.application!r} in the versions {mine}"
+        )
+    common = set(mine) & set(its)
     if not common:
         raise RemoteProtocolError(
-            f"no common version of the application {ours.application!r}: this side has "
-            f"{list(ours.application_versions)}, the other {list(theirs.application_versions)}"
+            f"no common version of the application {ours.application!r}: this side has {mine}, "
+            f"the other {its}"
         )
     return max(common)
-
-
-def _application(hello: Hello) -> str:
-    if not hello.application_versions:
-        return f"{hello.application!r}, which names no application= that it is of"
-    return f"of the application {hello.application!r}, versions {list(hello.application_versions)}"
 
 
 class Codec(Protocol):

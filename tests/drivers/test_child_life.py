@@ -377,8 +377,7 @@ async def test_the_highest_version_that_both_name_is_agreed_on(driver, start, se
         assert list(peer.info.application_versions) == [1, 3, 4]
 
 
-OTHER = "the other end is another program: "
-NONE = "'life.py', which names no application= that it is of"
+SHOP, BANK = "'shop' in the versions [1]", "'bank' in the versions [1, 2]"
 MISMATCHES: dict[str, tuple[list[str], dict[str, Any], str, str]] = {
     "versions": (
         ["application=shop", "versions=1,2"],
@@ -389,26 +388,26 @@ MISMATCHES: dict[str, tuple[list[str], dict[str, Any], str, str]] = {
     "application": (
         ["application=shop"],
         {"application": "bank", "versions": [1, 2]},
-        (
-            f"{OTHER}of the application 'shop', versions [1]; "
-            "this side is of the application 'bank', versions [1, 2]"
-        ),
-        (
-            f"{OTHER}of the application 'bank', versions [1, 2]; "
-            "this side is of the application 'shop', versions [1]"
-        ),
+        f"the other end is of another application, {SHOP}; this side is of {BANK}",
+        f"the other end is of another application, {BANK}; this side is of {SHOP}",
     ),
     "child names none": (
         [],
-        {"application": "bank"},
-        f"{OTHER}{NONE}; this side is of the application 'bank', versions [1]",
-        f"{OTHER}of the application 'bank', versions [1]; this side is {NONE}",
+        {"application": "bank", "versions": [1, 2]},
+        (
+            f"the other end, 'life.py', names no application, and this side is of {BANK}: it is "
+            "another program, or its door was not given application='bank' and versions="
+        ),
+        (
+            f"the other end speaks only to its own application, {BANK}: if "
+            "this program is part of it, give this door application='bank' and versions="
+        ),
     ),
     "parent names none": (
         ["application=shop"],
         {},
-        f"{OTHER}of the application 'shop', versions [1]; this side is ",
-        "which names no application= that it is of; this side is of the application 'shop'",
+        f"the other end speaks only to its own application, {SHOP}: if this program is part",
+        f"names no application, and this side is of {SHOP}",
     ),
 }
 
