@@ -40,6 +40,7 @@ them. The map of the package, in reading order:
 `_claim`         the wire of a child: its stdin and stdout, claimed for good
 `_doors`         connect, listen, attach, pair
 `_logs`          log records of one program in the logging of another
+`_websocket`     a byte stream over a WebSocket
 `_child`         a child process on any driver: its start, what became of it, its end
 `_watchdog`      what a child does whose parent is gone, or whose event loop is stuck
 `_spawn`         spawn: a child process as a peer

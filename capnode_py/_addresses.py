@@ -11,15 +11,26 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-_URLS = "write 'unix:/path/to/socket' or 'tcp://127.0.0.1:port'"
+_URLS = "write 'unix:/path/to/socket', 'tcp://127.0.0.1:port' or 'ws://127.0.0.1:port/path'"
+_WEB = {"ws": 80, "wss": 443}
 
 
 class Address(NamedTuple):
-    """`kind` is "unix", with a path as the host, or "tcp"."""
+    """`kind` is "unix", with a path as the host, "tcp", or "ws" or "wss", with a `path`."""
 
     kind: str
     host: str
     port: int
+    path: str = ""
+
+    @property
+    def is_web(self) -> bool:
+        return self.kind in _WEB
+
+    def where(self) -> str:
+        """The url, without a password or a query, which may be secret."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.kind}://{host}:{self.port}{self.path}"
 
 
 def parse(url: str, *, allow_remote: bool) -> Address:
@@ -41,7 +52,24 @@ def parse(url: str, *, allow_remote: bool) -> Address:
                 "127.0.0.1 or a unix: socket (through ssh, say), or say allow_remote=True"
             )
         return Address("tcp", parts.hostname, parts.port)
+    if parts.scheme in _WEB and parts.hostname and not parts.fragment:
+        if parts.scheme == "ws" and not allow_remote and not _is_loopback(parts.hostname):
+            raise ValueError(
+                f"{url}: not on this machine, and nothing is encrypted or authenticated. Use "
+                "wss:, or 127.0.0.1, or say allow_remote=True"
+            )
+        port = _WEB[parts.scheme] if parts.port is None else parts.port
+        return Address(parts.scheme, parts.hostname, port, parts.path or "/")
     raise ValueError(f"{url!r}: {_URLS}")
+
+
+def check_no_web(address: Address) -> None:
+    """Raises NotImplementedError: callers that block have no WebSockets."""
+    if address.is_web:
+        raise NotImplementedError(
+            "capnode_py.sync speaks no WebSocket: open it in an event loop, by "
+            "capnode_py.connect or listen, or use tcp: or unix:"
+        )
 
 
 def _is_loopback(host: str) -> bool:
@@ -112,11 +140,11 @@ class Bound:
         url: where it listens; with the port that was taken for ``tcp://host:0``.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, address: Address) -> None:
         self.sock = sock
         self._path = sock.getsockname() if sock.family == socket.AF_UNIX else None
         self._inode = os.stat(self._path).st_ino if self._path else 0
-        self.url = f"unix:{self._path}" if self._path else _tcp_url(sock)
+        self.url = f"unix:{self._path}" if self._path else _url(sock, address)
 
     def close(self) -> None:
         """Stop listening; the socket file goes, if it is still ours."""
@@ -127,6 +155,6 @@ class Bound:
                     os.unlink(self._path)
 
 
-def _tcp_url(sock: socket.socket) -> str:
+def _url(sock: socket.socket, address: Address) -> str:
     host, port = sock.getsockname()[:2]
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    return address._replace(host=host, port=port).where()

@@ -9,7 +9,8 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Generator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -20,8 +21,20 @@ from ._addresses import Address, Bound, bind, new_socket, parse, send_at_once
 from ._capnode import Capnode, Index
 from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
-from ._peer import I_co, Interface, Peer, Settings, check_interface, make_peer, make_settings
-from .driver.anyio import start_background
+from ._peer import (
+    Carrier,
+    I_co,
+    Interface,
+    Peer,
+    Settings,
+    check_interface,
+    make_peer,
+    make_settings,
+)
+from ._websocket import WebSocketStream, check_installed, checked_origins
+from ._websocket import accept as websocket_accept
+from ._websocket import connect as websocket_connect
+from .driver.anyio import DescriptorStream, start_background
 
 logger = logging.getLogger("capnode_py.doors")
 
@@ -91,7 +104,8 @@ def connect(
     """Connect to a peer that listens.
 
     Args:
-        url: ``unix:/path`` or ``tcp://host:port``.
+        url: ``unix:/path``, ``tcp://host:port``, or ``ws://host:port/path``, a WebSocket (the extra
+            ``capnode_py[web]``); ``wss:`` is one through TLS.
         index: what we offer; or `host`, whose connection it is.
         dialect: ``"cbor"``, which Python speaks to Python, or ``"capnweb"``, which JavaScript
             speaks.
@@ -102,7 +116,8 @@ def connect(
             same.
         versions: those of the application that this side speaks, ``[1]`` by default. The highest
             that both sides name is `Peer.application_version`.
-        allow_remote: let ``tcp:`` leave this machine. Nothing is encrypted or authenticated.
+        allow_remote: let ``tcp:`` and ``ws:`` leave this machine. Nothing is encrypted or
+            authenticated.
         interface: what `Peer.index` is to type checkers and editors: a Protocol, or the `Target`
             class of the other side.
 
@@ -112,13 +127,15 @@ def connect(
         PeerLost, ProtocolError: there was no hello.
     """
     address = parse(url, allow_remote=allow_remote)
+    if address.is_web:
+        check_installed(url)
     check_interface(interface)
     settings = make_settings(
         index,
         host,
         dialect,
         limits,
-        nickname or url,
+        nickname or (address.where() if address.is_web else url),
         tracebacks=tracebacks,
         application=application,
         versions=versions,
@@ -127,9 +144,31 @@ def connect(
     async def enter() -> Peer[I_co]:
         sock = await _connected(address)
         fd = sock.detach()
+        if address.is_web:
+            stream = await _web_stream(fd, url, address, settings)
+            return await opened(make_peer(Peer, stream, settings))
         return await opened(make_peer(Peer, (fd, fd), settings))
 
     return Door(enter)
+
+
+async def _web_stream(fd: int, url: str, address: Address, settings: Settings) -> WebSocketStream:
+    stream: Any = DescriptorStream(fd, fd)
+    try:
+        if address.kind == "wss":
+            from anyio.streams.tls import TLSStream
+
+            with anyio.fail_after(settings.limits.hello_timeout):
+                stream = await TLSStream.wrap(
+                    stream, hostname=address.host, standard_compatible=False
+                )
+        text = settings.dialect == "capnweb"
+        return await websocket_connect(
+            stream, url, where=address.where(), text=text, limits=settings.limits
+        )
+    except BaseException:
+        await anyio.aclose_forcefully(stream)
+        raise
 
 
 def listen(
@@ -144,20 +183,25 @@ def listen(
     application: str = "",
     versions: Sequence[int] = (),
     allow_remote: bool = False,
+    origins: Collection[str] = (),
 ) -> Door[Listener]:
     """Listen, and serve each who connects until the listener is closed.
 
     Args:
-        url: ``unix:/path`` (made for this user only) or ``tcp://host:port``; port 0 takes a free
-            one, which `Listener.url` tells.
+        url: ``unix:/path`` (made for this user only), ``tcp://host:port`` or
+            ``ws://host:port/path``; port 0 takes a free one, which `Listener.url` tells.
         index: what we offer to all; or `index_for`, called with each new peer, gives its own.
         limits, tracebacks, application, versions, allow_remote: as for `connect`.
+        origins: the web pages that may connect to a ``ws:`` url, by their origin, such as
+            ``"https://my.site"``. By default none may: any page that a user of this machine opens
+            could call what is served here. Programs, which name no origin, may.
 
     Raises:
         ValueError, TypeError: for the arguments.
         OSError: the address is taken.
     """
     address = parse(url, allow_remote=allow_remote)
+    upgrade = _upgrade(url, address, origins)
     settings = make_settings(
         index,
         host,
@@ -171,7 +215,7 @@ def listen(
     )
 
     async def enter() -> Listener:
-        listener = Listener(Bound(await _bound(address)), settings)
+        listener = Listener(Bound(await _bound(address), address), settings, upgrade)
         start_background(listener._accept)
         return listener
 
@@ -300,10 +344,12 @@ class Listener:
         peers: the connections that are open now.
     """
 
-    def __init__(self, bound: Bound, settings: Settings) -> None:
+    def __init__(self, bound: Bound, settings: Settings, upgrade: Upgrade | None) -> None:
         self._bound = bound
         self._sock = bound.sock
         self._settings = settings
+        self._upgrade = upgrade
+        self._handshakes: set[anyio.CancelScope] = set()
         self._closed = anyio.Event()
         self._stopped = anyio.Event()
         self.peers: set[Peer] = set()
@@ -333,8 +379,31 @@ class Listener:
     def _greet(self, accepted: socket.socket) -> None:
         send_at_once(accepted)
         fd = accepted.detach()
+        if self._upgrade is None:
+            self._serve((fd, fd))
+        else:
+            start_background(partial(self._shake_hands, self._upgrade, DescriptorStream(fd, fd)))
+
+    async def _shake_hands(self, upgrade: Upgrade, carrier: DescriptorStream) -> None:
+        """Make a WebSocket of the connection, or refuse it."""
+        with anyio.CancelScope() as scope:
+            self._handshakes.add(scope)
+            refused = True
+            try:
+                self._serve(await upgrade(carrier, self._settings))
+                refused = False
+            except CapnodeError as error:
+                logger.info("%s: a connection was refused: %s", self.url, error)
+            except Exception:
+                logger.exception("%s: a bug in capnode_py; please report it", self.url)
+            finally:
+                self._handshakes.discard(scope)
+                if refused:
+                    await anyio.aclose_forcefully(carrier)  # type: ignore[arg-type]
+
+    def _serve(self, stream: Carrier) -> None:
         try:
-            peer = make_peer(Peer, (fd, fd), self._settings)
+            peer = make_peer(Peer, stream, self._settings)
         except Exception:
             logger.exception("%s: index_for raised", self.url)
             return
@@ -361,12 +430,39 @@ class Listener:
             self._closed.set()
             anyio.notify_closing(self._sock)
             self._bound.close()
+            for scope in self._handshakes:
+                scope.cancel()
         peers = list(self.peers)
         for peer in peers:  # to all at once: each may take its time
             peer._driver.close(PeerClosed("the listener has been closed"))
         for peer in peers:
             await peer.aclose()
         await self._stopped.wait()
+
+
+Upgrade = Callable[[DescriptorStream, Settings], Coroutine[Any, Any, WebSocketStream]]
+"""Makes a WebSocket of a connection that has come."""
+
+
+def _upgrade(url: str, address: Address, origins: Collection[str]) -> Upgrade | None:
+    if not address.is_web:
+        if origins:
+            raise TypeError(f"origins= is for ws: urls, and {url} is none")
+        return None
+    if address.kind == "wss":
+        raise ValueError(
+            f"{url}: listen to ws: on this machine, and let a web server in front of it speak TLS"
+        )
+    check_installed(url)
+    allowed = checked_origins(origins)
+
+    async def upgrade(stream: DescriptorStream, settings: Settings) -> WebSocketStream:
+        text = settings.dialect == "capnweb"
+        return await websocket_accept(
+            stream, path=address.path, origins=allowed, text=text, limits=settings.limits
+        )
+
+    return upgrade
 
 
 async def _connected(address: Address) -> socket.socket:

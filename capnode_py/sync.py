@@ -31,7 +31,7 @@ from typing import (
     overload,
 )
 
-from ._addresses import Address, Bound, bind, new_socket, parse, send_at_once
+from ._addresses import Address, Bound, bind, check_no_web, new_socket, parse, send_at_once
 from ._capnode import Capnode, Index
 from ._cell import Cell
 from ._child import (
@@ -380,6 +380,7 @@ def connect(
     """`capnode_py.connect`, for callers that block: ``with connect("unix:/path") as peer:``."""
     check_interface(interface)
     address = parse(url, allow_remote=allow_remote)
+    check_no_web(address)
     settings = make_settings(
         index,
         host,
@@ -512,6 +513,7 @@ def listen(
     """`capnode_py.listen`, for callers that block. Who connects is served while a thread waits:
     here in `Listener.serve_forever`, or for anything else."""
     address = parse(url, allow_remote=allow_remote)
+    check_no_web(address)
     settings = make_settings(
         index,
         host,
@@ -523,7 +525,7 @@ def listen(
         application=application,
         versions=versions,
     )
-    return Listener(Bound(_bound(address)), settings)
+    return Listener(Bound(_bound(address), address), settings)
 
 
 def serve(

@@ -55,6 +55,7 @@ ROADS = (
     "anyio-stream",
     "asyncio-streams",
     "messages",
+    "websocket",
 )
 Start: TypeAlias = Callable[..., Door[SpawnedPeer]]
 """`capnode.spawn`, on any driver."""
@@ -116,7 +117,10 @@ def _roads(metafunc: pytest.Metafunc, asked: str, driver: str) -> list[str]:
         roads = _named(metafunc, "roads", ROADS)
     else:  # asyncio has a driver of its own for descriptors, and the general one for other streams
         roads = ("socket", "memory", "messages") if driver == "asyncio" else ("socket",)
-    return [road for road in roads if driver != "trio" or road != "asyncio-streams"]
+    missing = {"asyncio-streams"} if driver == "trio" else set()
+    if not find_spec("websockets"):
+        missing.add("websocket")
+    return [road for road in roads if road not in missing]
 
 
 def _skipped(driver: str) -> list[pytest.MarkDecorator]:
@@ -309,15 +313,18 @@ class Road:
             opened(make_peer(Peer, (far_read, far_write), far.of_peer())),
         )
 
-    async def _tcp(self, near: _Settings, far: _Settings) -> tuple[Peer, Peer]:
-        listener = await capnode.listen(
-            "tcp://127.0.0.1:0", index=far.index, limits=far.limits, tracebacks=True
-        )
+    async def _tcp(
+        self, near: _Settings, far: _Settings, url: str = "tcp://127.0.0.1:0"
+    ) -> tuple[Peer, Peer]:
+        listener = await capnode.listen(url, index=far.index, limits=far.limits, tracebacks=True)
         peer = await capnode.connect(listener.url, **near.of_door())
         (far_peer,) = listener.peers
         await far_peer.ping()  # it is served before it has heard our hello
         self.helpers.start_soon(_close_with, far_peer, listener)
         return peer, far_peer
+
+    async def _websocket(self, near: _Settings, far: _Settings) -> tuple[Peer, Peer]:
+        return await self._tcp(near, far, "ws://127.0.0.1:0/api")
 
     async def _anyio_stream(self, near: _Settings, far: _Settings) -> tuple[Peer, Peer]:
         streams: list[anyio.abc.ByteStream] = []

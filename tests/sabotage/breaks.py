@@ -1358,6 +1358,59 @@ BREAKS = [
         "        self._due = WAITS_UP_TO\n",
         ("outbox::releases_of_plain_answers_wait_until_they_are_many",),
     ),
+    # WebSockets.
+    Break(
+        "web",
+        "any web page may connect to a web socket",
+        "_websocket.py",
+        "    return [None, *(",
+        '    return [re.compile(".*"), None, *(',
+        (
+            "drivers/websocket::a_web_page_may_connect_only_if_its_origin_was_named[asyncio-origins1-http://evil.example-False]",
+        ),
+    ),
+    Break(
+        "web",
+        "any path of a web socket is served",
+        "_websocket.py",
+        "        if asked == path:\n",
+        "        if asked:\n",
+        ("drivers/websocket::another_path_is_not_served[asyncio]",),
+    ),
+    Break(
+        "web",
+        "a message of a web socket may be of any length",
+        "_websocket.py",
+        '"max_size": limits.max_frame + _AROUND_FRAME',
+        '"max_size": None',
+        ("drivers/websocket::a_message_over_the_limit_is_refused_by_its_head[asyncio-capnweb]",),
+    ),
+    Break(
+        "web",
+        "pongs are kept for ever for who does not read a web socket",
+        "_websocket.py",
+        "        elif sum(map(len, self._outgoing)) > _MOST_OWED:\n",
+        "        elif False:\n",
+        ("drivers/websocket::who_pings_and_does_not_read_is_ended[asyncio]",),
+    ),
+    Break(
+        "web",
+        "a web socket has no end of the stream",
+        "_websocket.py",
+        "            elif last and self._is_empty:\n",
+        "            elif False:\n",
+        (
+            "drivers/websocket::a_message_of_the_native_dialect_is_binary_and_an_empty_one_is_the_end[asyncio]",
+        ),
+    ),
+    Break(
+        "web",
+        "a line break in a message of a web socket ends it",
+        "_websocket.py",
+        'data.replace(b"\\n", b" ")',
+        "data",
+        ("drivers/websocket::a_message_of_cap_n_web_is_one_of_text[asyncio]",),
+    ),
     # Without a loop.
     Break(
         "5",
