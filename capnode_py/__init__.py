@@ -44,6 +44,7 @@ them. The map of the package, in reading order:
 `_child`         a child process on any driver: its start, what became of it, its end
 `_watchdog`      what a child does whose parent is gone, or whose event loop is stuck
 `_spawn`         spawn: a child process as a peer
+`_lives`         when a child is started again, and what its callers are told
 `_supervise`     a child process that is started again when it dies
 `_stdio`         the child's side: serve_stdio, stdio
 `sync`           the doors for scripts, which block

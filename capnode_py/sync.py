@@ -17,6 +17,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from importlib import import_module
 from types import TracebackType
 from typing import (
     TYPE_CHECKING,
@@ -73,9 +74,23 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultingTypeVar
 
+    # Names of this module: see __getattr__.
+    from ._supervise_sync import SupervisedPeer as SupervisedPeer  # noqa: PLC0414
+    from ._supervise_sync import supervise as supervise  # noqa: PLC0414
+
     J_co = DefaultingTypeVar("J_co", covariant=True, default=Any)
 else:  # see _stub.py
     J_co = TypeVar("J_co", covariant=True)
+
+
+if not TYPE_CHECKING:  # to whom it would mean that any name is one of this module
+
+    def __getattr__(name: str) -> Any:
+        """`supervise`, which stands on what is here, is loaded when it is asked for."""
+        if name not in ("supervise", "SupervisedPeer"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module("capnode_py._supervise_sync"), name)
+        return value
 
 
 class Peer(AnyPeer[I_co]):

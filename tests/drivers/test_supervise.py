@@ -16,7 +16,7 @@ import pytest
 
 import capnode_py as capnode
 from capnode_py import Limits, PeerDied, PeerRestarted
-from capnode_py._supervise import Policy
+from capnode_py._lives import Policy
 
 CHILDREN = Path(__file__).parent / "children"
 PLUGIN = [sys.executable, str(CHILDREN / "plugin.py")]
@@ -51,7 +51,7 @@ def clocks(monkeypatch):
         clock = Clock()
         if free:
             clock.free.set()
-        monkeypatch.setattr("capnode_py._supervise._now", clock.now)
+        monkeypatch.setattr("capnode_py._lives._now", clock.now)
         monkeypatch.setattr("capnode_py._supervise._sleep", clock.sleep)
         return clock
 
