@@ -564,7 +564,7 @@ def _signal_name(number: int) -> str:
 
 # What a number says, when there was no hello.
 _HINTS: Mapping[int, str] = {
-    0: ", with which a plugin begins: its last line is capnode_py.serve_stdio(index)",
+    0: ": is it a plugin? The last line of one is capnode_py.serve_stdio(index)",
     126: ", as a shell does that cannot execute the program",
     127: ", as a shell does that finds no such program",
 }

@@ -124,6 +124,7 @@ class Run:
         try:
             os.chdir(ROOT)
             sys.path[0] = str(self._path)  # where the directory of the intact package stood
+            os.environ["PYTHONPATH"] = str(self._path)  # for the children of the tests
             outcome = self.work()
             where = sys.modules[PACKAGE].__file__ or ""
             if not where.startswith(str(self._path)):

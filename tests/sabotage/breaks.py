@@ -29,6 +29,7 @@ class Break(NamedTuple):
 ORDER = "order::calls_start_in_the_order_they_were_made"
 UNDER_WAY = "order::a_call_under_way_is_not_overtaken_by_one_made_after_the_resolution"
 IMPOSSIBLE = "protocol::an_impossible_id_or_count_ends_the_session_and_is_named[{}-{}]"
+LIFE = "drivers/child_life"
 
 BREAKS = [
     # 1. Counting.
@@ -1427,5 +1428,147 @@ BREAKS = [
         "        if here.depth > _DEEP and _stack_is_low():\n",
         "        if here.depth < 0:\n",
         ("sync/face::calls_that_nest_too_deep_are_an_error_and_the_peer_lives",),
+    ),
+    # Child life.
+    Break(
+        "child",
+        "what a child has started outlives it",
+        "_child.py",
+        "                signal_group(self.process.pid, signal.SIGKILL)\n"
+        "            self.process.poll()\n",
+        "                pass\n            self.process.poll()\n",
+        (f"{LIFE}::what_a_child_has_started_goes_with_it[asyncio]",),
+    ),
+    Break(
+        "child",
+        "who holds the wire hides that a child has died",
+        "_child.py",
+        "        if driver.session.error is None:\n            driver.lost()\n",
+        "",
+        (f"{LIFE}::a_death_is_seen_though_a_grandchild_holds_the_wire[asyncio]",),
+    ),
+    Break(
+        "child",
+        "a stopped child is not woken to be ended",
+        "_child.py",
+        "            signal_group(self.process.pid, signal.SIGCONT)  # it may be stopped\n",
+        "",
+        (f"{LIFE}::a_stopped_child_is_ended_by_the_close[asyncio]",),
+    ),
+    Break(
+        "child",
+        "closing waits for who holds the stderr of a child",
+        "_child.py",
+        "        if not await within(_STDERR_WAIT, self._silent.wait):\n",
+        "        if not await within(60, self._silent.wait):\n",
+        (f"{LIFE}::closing_does_not_wait_for_a_pipe_that_a_grandchild_holds[asyncio]",),
+    ),
+    Break(
+        "child",
+        "nobody reads the stdout of a child that is seen out",
+        "driver/_base.py",
+        "                    await self.cut_writing()\n",
+        "                    self.release_stream()\n",
+        (f"{LIFE}::a_child_that_writes_without_end_is_read_while_it_is_seen_out[asyncio]",),
+    ),
+    Break(
+        "child",
+        "a start that is given up leaves its child",
+        "_doors.py",
+        "        await peer._driver.open()\n"
+        "    except BaseException:\n"
+        "        await peer._driver.abandon()\n"
+        "        raise\n",
+        "        await peer._driver.open()\n    except BaseException:\n        raise\n",
+        (f"{LIFE}::a_start_that_is_cancelled_at_any_await_leaves_nothing[asyncio-False]",),
+    ),
+    Break(
+        "child",
+        "env= does not replace the environment",
+        "_child.py",
+        "{**(os.environ if recipe.env is None else recipe.env), **recipe.add_env, **private}",
+        "{**os.environ, **(recipe.env or {}), **recipe.add_env, **private}",
+        (f"{LIFE}::the_environment_is_ours_or_given_and_can_be_added_to[asyncio]",),
+    ),
+    Break(
+        "child",
+        "the lowest common version is spoken",
+        "_messages.py",
+        "    return max(common)\n",
+        "    return min(common)\n",
+        (f"{LIFE}::the_highest_version_that_both_name_is_agreed_on[asyncio-loop]",),
+    ),
+    Break(
+        "child",
+        "another application is spoken to",
+        "_messages.py",
+        "    if ours.application != theirs.application:\n",
+        "    if not ours.application:\n",
+        (f"{LIFE}::a_mismatch_names_both_lists_on_both_sides[asyncio-application]",),
+    ),
+    Break(
+        "child",
+        "a print in a child reaches the wire",
+        "_claim.py",
+        "    os.dup2(2, 1)\n",
+        "",
+        ("drivers/spawn::nothing_that_a_child_prints_reaches_the_wire[asyncio]",),
+    ),
+    Break(
+        "child",
+        "what stderr shares is unblocked",
+        "_claim.py",
+        "    if not _is_stream(write_fd) or _is_shared(write_fd):\n",
+        "    if not _is_stream(write_fd):\n",
+        ("drivers/stdio::what_stderr_shares_is_not_unblocked[loop]",),
+    ),
+    Break(
+        "child",
+        "a stale word of a private channel is believed",
+        "_claim.py",
+        "    is_it = stat.S_ISSOCK(found.st_mode) and found.st_ino == int(inode)\n",
+        "    is_it = True\n",
+        ("drivers/stdio::a_stale_word_of_a_private_channel_is_not_believed",),
+    ),
+    Break(
+        "child",
+        "what a child starts gets its private channel",
+        "_claim.py",
+        "        os.set_inheritable(passed, False)\n",
+        "",
+        (f"{LIFE}::a_private_channel_leaves_a_child_its_stdio[asyncio]",),
+    ),
+    Break(
+        "child",
+        "Ctrl-C ends a child that serves",
+        "_stdio.py",
+        "        if self._watchdog is not None and self._watchdog.interrupted:\n"
+        "            raise KeyboardInterrupt\n",
+        "        raise KeyboardInterrupt\n",
+        ("drivers/stdio::ctrl_c_is_for_the_parent_to_decide[loop]",),
+    ),
+    Break(
+        "child",
+        "a handler that blocks is not interrupted when the parent is gone",
+        "_watchdog.py",
+        "            signal.pthread_kill(main.ident, signal.SIGINT)\n",
+        "            pass\n",
+        (f"{LIFE}::a_busy_child_goes_with_its_parent[loop-block_quietly-interrupted]",),
+    ),
+    Break(
+        "child",
+        "a handler that refuses outlives the parent",
+        "_watchdog.py",
+        "                _end_process()\n",
+        "                return\n",
+        (f"{LIFE}::a_busy_child_goes_with_its_parent[loop-block_stubbornly-]",),
+    ),
+    Break(
+        "child",
+        "what a program does after serving is taken for what hangs",
+        "_watchdog.py",
+        "            if self._serving or _main_thread_has_ended():\n",
+        "            if self._driver:\n",
+        ("drivers/stdio::a_program_may_take_its_time_after_serving[loop]",),
     ),
 ]

@@ -53,18 +53,26 @@ class Life(capnode.Target):
 
     async def block_after(self, started: Any) -> None:
         await started()
-        sleep(600)
+        sleep(60)
+
+    def block_quietly(self) -> None:
+        """And tell what ends it."""
+        try:
+            sleep(60)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr, flush=True)
+            raise
 
     def block_stubbornly(self) -> None:
         while True:
             try:
-                sleep(600)
+                sleep(60)
             except BaseException as error:
                 print("not", type(error).__name__, file=sys.stderr, flush=True)
 
     @capnode.in_thread
     def block_in_thread(self) -> None:
-        sleep(600)
+        sleep(60)
 
     async def wait_stubbornly(self) -> None:
         import asyncio
@@ -104,7 +112,7 @@ class Life(capnode.Target):
         return pid
 
     def start_sleeper(self) -> int:
-        return subprocess.Popen(["sleep", "600"]).pid
+        return subprocess.Popen(["sleep", "60"]).pid
 
 
 if __name__ == "__main__":
@@ -129,5 +137,6 @@ if __name__ == "__main__":
 
         asyncio.run(main())
     if "after" in sys.argv:
+        sleep(0.5)  # longer than the watchdog, which hurries, waits for what hangs
         mine = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         print("after", "with Ctrl-C" if mine else "", file=sys.stderr, flush=True)
