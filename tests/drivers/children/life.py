@@ -112,7 +112,7 @@ class Life(capnode.Target):
         return pid
 
     def start_sleeper(self) -> int:
-        return subprocess.Popen(["sleep", "60"]).pid
+        return subprocess.Popen(["sleep", "60"], close_fds=False).pid
 
 
 if __name__ == "__main__":
