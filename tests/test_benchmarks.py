@@ -74,3 +74,24 @@ def test_the_blocking_benchmark_prints_its_rows() -> None:
     assert len(call.split()) == 5
     assert callback.split()[0::4] == ["callback", "-"]
     assert "call to floor" in ratios
+
+
+def test_the_benchmark_of_a_child_prints_its_rows_and_leaves_nothing() -> None:
+    command = [sys.executable, "-m", "benchmarks.child", "--loop", "asyncio", "--loop", "blocking"]
+
+    done = subprocess.run(
+        [*command, "--runs", "1", "--spawns", "2", "--quick"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = done.stdout.splitlines()
+    assert rows[0].split() == ["asyncio", "blocking", "target"]
+    left = [row for row in rows if row.startswith("left behind")]
+    assert [row.split()[-4:] for row in left] == [["0", "0", "<=", "0"]] * 2
+    for row in ("spawn to first reply", "death to error (held)", "close of a healthy child"):
+        assert [line for line in rows if line.startswith(row)], row

@@ -102,6 +102,7 @@ class Life(capnode.Target):
         if not pid:
             if apart:
                 os.setsid()
+            signal.alarm(60)
             os.write(write, b"\0")
             try:
                 while True:
