@@ -489,6 +489,10 @@ class FarLent(Lent):
 
     def _far(self, path: Path, args: Any, kwargs: Any) -> Promise:
         """A call, or a read, of the stub; a failed promise if it is not to be."""
+        promise: Promise = self._session.promised(partial(self._ask, path, args, kwargs))
+        return promise
+
+    def _ask(self, path: Path, args: Any, kwargs: Any) -> Promise:
         terms, session = self._terms, self._session
         try:
             held = self._held()

@@ -521,6 +521,10 @@ class Session:
         call.target, call.path = target, path
         self.route(call)
 
+    def promised(self, run: Callable[[], Promise]) -> Promise:
+        """What `run()` gives, in which calls give promises, also where callers block."""
+        return run()
+
     def bring_soon(self, run: Callable[[], object]) -> None:
         """Call `run()` where the session lives: now, if this is there."""
         if self._driver.here():

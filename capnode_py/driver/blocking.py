@@ -138,6 +138,9 @@ class LockedSession(Session):
             return None
         return said if isinstance(said, dict) else None
 
+    def promised(self, run: Callable[[], Promise]) -> Promise:
+        return self._driver.bring(run)
+
     def dealloc(self, stub: Stub) -> None:
         self._driver.bring(partial(Session.dealloc, self, stub))
 
