@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Collection, Coroutine, Generator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 import anyio
 import anyio.abc
@@ -62,6 +62,24 @@ class Door(Generic[C]):
 
     def __await__(self) -> Generator[Any, Any, C]:
         return self._open().__await__()
+
+    if not TYPE_CHECKING:  # who say it in words of their own
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(
+                "this is a door of the event loop: write async with, in an async def main(); or, "
+                "without an event loop, with capnode.sync.spawn(...)"
+            )
+
+        def __exit__(self, *exc_info: object) -> None: ...
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(
+                f"a door has no {name!r}, and is no peer yet: write peer = await capnode.spawn(...)"
+                ", or async with capnode.spawn(...) as peer",
+                name=name,
+                obj=self,
+            )
 
     async def __aenter__(self) -> C:
         self._opened = await self._open()

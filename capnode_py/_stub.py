@@ -268,7 +268,8 @@ class Promise(Generic[R_co]):
         return self._session.wait(self._base, self._path)
 
     def __bool__(self) -> bool:
-        raise TypeError(f"{self!r} is not here yet: did you forget await?")
+        blocks = ", or peer.get()" if hasattr(self._session, "far_names") else ""
+        raise TypeError(f"{self!r} is not here yet: did you forget await{blocks}?")
 
     def __repr__(self) -> str:
         path = "".join(f".{step}" if isinstance(step, str) else f"[{step}]" for step in self._path)
@@ -288,10 +289,10 @@ class Promise(Generic[R_co]):
             TypeError: always, with what to write.
         """
         name = "".join(f".{step}" if isinstance(step, str) else f"[{step}]" for step in self._path)
-        raise TypeError(
-            f"{self!r} is not here yet, and has no cap_id: await it first, as in "
-            f"stub = await promise{name}; stub.cap_id"
-        )
+        instead = f"await it first, as in stub = await promise{name}"
+        if hasattr(self._session, "far_names"):  # where callers block
+            instead = f"read it first, as in stub = peer.get(promise{name})"
+        raise TypeError(f"{self!r} is not here yet, and has no cap_id: {instead}; stub.cap_id")
 
     def map(self, function: Callable[[Any], Any], /) -> Promise:
         """What `function` makes of each item of the list that this is, or will be: one round trip,

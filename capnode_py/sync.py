@@ -285,6 +285,9 @@ class _View:
         self.cancel = session.cancel
         self.is_here = session.is_here
         self.describe = session.describe
+        asked: Any = session  # see LockedSession
+        self.far_names, self.far_doc = asked.far_names, asked.far_doc
+        self.far_signature = asked.far_signature
 
     @property
     def where(self) -> str:

@@ -42,6 +42,7 @@ T = TypeVar("T")
 _LATE = 0.001  # seconds that an answer may wait for others, before a handler is started
 _DESCRIBED_WITHIN = 1.0  # seconds that `help()` waits for the other side
 _DEEP = 20  # handlers on one stack, below which nobody need look how much is left of it
+_NO_LOOP = ("no running event loop", "Not currently running on any asynchronous event loop")
 _SPARE = 200  # frames that a handler, and the engine below it, may need
 
 
@@ -508,7 +509,16 @@ def _run_logged(function: Callable[[], Any], here: Place) -> None:
 
 
 async def _awaited(awaitable: Any) -> Any:
-    return await awaitable
+    try:
+        return await awaitable
+    except RuntimeError as error:
+        if not str(error).startswith(_NO_LOOP):
+            raise
+        raise RuntimeError(
+            f"an async handler asks for an event loop ({error}), and this peer is a blocking one: "
+            "await only what it calls here, write a sync handler, or open the connection in an "
+            "event loop with the doors of capnode_py"
+        ) from error
 
 
 def _stack_is_low() -> bool:

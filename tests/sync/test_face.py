@@ -8,6 +8,7 @@ import socket
 import threading
 from typing import Any
 
+import anyio
 import pytest
 
 import capnode_py as capnode
@@ -54,6 +55,9 @@ class Api(capnode.Target):
 
     async def waits_for_something(self) -> None:
         await asyncio.sleep(1)
+
+    async def waits_by_anyio(self) -> None:
+        await anyio.sleep(1)
 
 
 def _held(*peers: Peer) -> list[tuple[int, int]]:
@@ -116,8 +120,10 @@ def test_an_async_handler_that_needs_a_loop_is_refused_with_the_reason():
     with capnode.sync.pair(far_index=Api()) as (near, _far):
         with pytest.raises(RuntimeError, match="takes an event loop"):
             near.index.needs_a_loop()
-        with pytest.raises(RuntimeError, match="event loop"):
+        with pytest.raises(RuntimeError, match=r"asks for an event loop .* write a sync handler"):
             near.index.waits_for_something()
+        with pytest.raises(RuntimeError, match="asks for an event loop"):
+            near.index.waits_by_anyio()
         assert near.index.add(1, 2) == 3
 
 
@@ -192,6 +198,26 @@ def test_what_is_no_signature_is_none(said, capsys):
     shown = as_signature({"signature": said})
     assert shown is None or str(shown) == said
     assert capsys.readouterr().out == ""
+
+
+def test_what_is_not_read_yet_says_how_to():
+    with capnode.sync.pair(far_index=Api()) as (near, _far):
+        with pytest.raises(TypeError, match=r"did you forget await, or peer\.get\(\)\?"):
+            bool(near.index.settings.theme)
+        with near.pipeline() as p:
+            assert "add" in dir(p.index)
+            with pytest.raises(TypeError, match=r"or peer\.get\(\)"):
+                bool(p.index.add(1, 2))
+        with pytest.raises(TypeError, match=r"as in stub = peer\.get\(promise\.settings\)"):
+            _ = near.index.settings.cap_id
+
+
+def test_a_door_of_the_loop_says_what_to_write_in_a_script():
+    door: Any = capnode.pair()
+    with pytest.raises(TypeError, match=r"with capnode\.sync\.spawn"):
+        door.__enter__()
+    with pytest.raises(AttributeError, match=r"peer = await capnode\.spawn"):
+        _ = door.index
 
 
 def test_a_host_can_keep_what_it_offers_to_itself():
