@@ -44,8 +44,13 @@ class Census(NamedTuple):
     descriptors: dict[int, str]
 
     @classmethod
-    def now(cls) -> Census:
-        return cls(current_tasks(), set(threading.enumerate()), _children(), _descriptors())
+    def now(cls, *, descriptors: bool = True) -> Census:
+        return cls(
+            current_tasks(),
+            set(threading.enumerate()),
+            _children(),
+            _descriptors() if descriptors else {},
+        )
 
 
 # Where things come from.
@@ -166,6 +171,10 @@ def of_thread(thread: threading.Thread) -> str:
 
 def _children() -> set[int]:
     found: set[int] = set()
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ChildProcessError, AttributeError):  # there are none; or this is not Linux
+        return found
     for task in _listed("/proc/self/task"):
         with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/children") as file:
             found.update(map(int, file.read().split()))

@@ -125,7 +125,7 @@ class NothingLeft:
         """From here on."""
         watch_peers()
         self._serial = _last_serial()
-        self._before = Census.now()
+        self._before = Census.now(descriptors="descriptors" in self._kinds)
         self._entries = {peer: set(entries_of(peer._session)) for peer in _open_peers()}
         if self._trace:
             self._traces.enter_context(trace_references())
@@ -158,7 +158,7 @@ class NothingLeft:
                 return
             if time.monotonic() > give_up:
                 raise AssertionError(_told(found))
-            if turn < _COLLECTIONS:
+            if turn % 10 == 9 and turn <= 10 * _COLLECTIONS:
                 gc.collect()
             elif turn > _QUICK_TURNS:
                 threading.Event().wait(0.002)  # and no sleep of the loop's, whose clock may stand
@@ -170,7 +170,7 @@ class NothingLeft:
         Args:
             here: look at the tasks and peers of this loop; else at blocking peers.
         """
-        now = Census.now()
+        now = Census.now(descriptors="descriptors" in self._kinds)
         peers = [
             peer
             for peer in list(_made)
