@@ -24,6 +24,7 @@ them. The map of the package, in reading order:
 `_outgoing`      what this side says of calls
 `_holding`       who wants to know: `_released`, `on_broken`
 `_delegation`    the cap_ids of one connection
+`_exchange`      a call and its answer, alone on their wire, in few steps
 `_session`       the engine of one connection
 `driver`         what carries a session: asyncio and uvloop, anyio (trio, any stream), or messages
 `_capnode`       Capnode: a host, which is what its connections share

@@ -50,7 +50,7 @@ class Cutter:
         self._need = 1  # with fewer bytes than these in `_rest`, there is no frame in it
         self._long: LongFrame | None = None  # in the midst of which we are
         self._opened = False
-        self._between = False  # behind one frame, and before the next
+        self.between = False  # behind one frame, and before the next
         self.junk = b""
 
     def feed(self, data: bytes | memoryview) -> list[bytes | LongFrame]:
@@ -62,7 +62,7 @@ class Cutter:
         Raises:
             RemoteProtocolError: the stream is not one of frames, or a frame is over the limit.
         """
-        if self._between and type(data) is bytes:
+        if self.between and type(data) is bytes:
             size = len(data)
             if 1 < size == data[0] - (_BYTE_STRING - 1) < 25:
                 return [data[1:]]  # one small frame, as most reads are
@@ -98,7 +98,7 @@ class Cutter:
                 break
             frames.append(data[start:end])
             position = end
-        self._between = self._opened and not self._rest and self._long is None
+        self.between = self._opened and not self._rest and self._long is None
         return frames
 
     def _go_on(self, long: LongFrame, data: memoryview, frames: list[bytes | LongFrame]) -> int:

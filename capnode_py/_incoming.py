@@ -525,6 +525,7 @@ class Incoming:
     def _bye(self, message: list[Any]) -> None:
         _fields(message, 0)
         self.heard_bye = True
+        self._session.exchange.look()
 
     def _abort(self, message: list[Any]) -> None:
         name, text = _fields(message, 2)

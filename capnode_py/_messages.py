@@ -149,6 +149,9 @@ class Recording(NamedTuple):
 IN_RECORDING: Final = "what the function for map does"
 """The root of a `CannotPass` for a value in a recording."""
 
+UNUSUAL: Final = object()
+"""What was looked at for the usual case only is something else: the general way is to say what."""
+
 
 class Bad(NamedTuple):
     """What stands where a value could not be decoded. It rejects the one call that holds it."""
@@ -280,6 +283,15 @@ def agreed_version(ours: Hello, theirs: Hello) -> int | None:
     return max(common)
 
 
+class Lone(Protocol):
+    """Writes and reads a call or an answer that has a frame to itself. See `codec.lone`."""
+
+    def write_call(self, target: int, path: Path, args: Sequence[Any], /) -> bytes | None: ...
+    def write_answer(self, id: int, value: Any, /) -> bytes | None: ...
+    def read_call(self, data: bytes, /) -> tuple[int, list[str], list[Any]] | None: ...
+    def read_answer(self, data: bytes, id: int, /) -> Any: ...
+
+
 class Codec(Protocol):
     """The seam between the engine and a dialect: bytes and references, never tables.
 
@@ -294,6 +306,10 @@ class Codec(Protocol):
     max_depth: int
     tracebacks: bool
     where: str
+
+    @property
+    def lone(self) -> Lone | None:
+        """None if the dialect has no reader of that kind."""
 
     @property
     def junk(self) -> bytes:

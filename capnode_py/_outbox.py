@@ -52,7 +52,7 @@ class Outbox:
         self._hello = b""
         self._answered: list[int] = []
         self._dropped: dict[int, int] = {}
-        self._due = 0  # how much speaks for sending these; at `WAITS_UP_TO` they go
+        self.due = 0  # how much speaks for sending these; at `WAITS_UP_TO` they go
         self.size = 0
         self.messages = 0
         self.bytes = 0
@@ -97,25 +97,25 @@ class Outbox:
         if not self._answered:
             self._wake_later()
         self._answered.append(id)
-        self._due += size + EACH_RELEASE
+        self.due += size + EACH_RELEASE
 
     def release_answer(self, id: int) -> None:
         """The question is settled, or was dropped."""
         if not self._answered and not self.size:
             self._wake_later()
         self._answered.append(id)
-        self._due = WAITS_UP_TO
+        self.due = WAITS_UP_TO
 
     def hurry(self) -> None:
         """The releases that wait leave with the next frame."""
-        self._due = WAITS_UP_TO
+        self.due = WAITS_UP_TO
 
     def release_reference(self, id: int, n: int) -> None:
         """An object or promise of theirs is not held here any more."""
         if not self._dropped and not self.size:
             self._wake_later()
         self._dropped[id] = self._dropped.get(id, 0) + n
-        self._due = WAITS_UP_TO
+        self.due = WAITS_UP_TO
 
     def flush(self, *, due: int = 0) -> list[Encoded]:
         """The frames to be written now. Releases come last: earlier messages may name the ids.
@@ -123,8 +123,8 @@ class Outbox:
         Args:
             due: how much must speak for sending the releases, too.
         """
-        if self._due >= due and (self._answered or self._dropped):
-            self._due = 0
+        if self.due >= due and (self._answered or self._dropped):
+            self.due = 0
             self._add_releases()
         self.size = 0
         if not self._before:  # nothing but the open frame, as in nearly all turns
@@ -139,6 +139,11 @@ class Outbox:
             closed[:1] = [self._hello + (closed[0] if closed else b"")]  # in one piece
             self._hello = b""
         return closed
+
+    def alone(self, message: bytes) -> list[Encoded]:
+        """A message that nothing waits in front of, and what rides with it, to be written now."""
+        self._open.append(message)
+        return self.flush(due=WAITS_UP_TO)
 
     def _add_releases(self) -> None:
         if len(self._answered) == 1 and not self._dropped:  # as with each call awaited alone
@@ -166,7 +171,7 @@ class Outbox:
         self._closed.clear()
         self._answered.clear()
         self._dropped.clear()
-        self._due = 0
+        self.due = 0
         self.size = self._before = len(self._hello)
         self._full = self._before + self._closes_at
 

@@ -66,8 +66,12 @@ class Outgoing:
             return session.ended_cell()
 
         mark = len(self._uncommitted)
-        message = self._encode(mark, target, path, args, kwargs)
-        cell = Cell(session, 0, path)
+        message = self.encode(mark, target, path, args, kwargs)
+        return self.made(mark, message, path)
+
+    def made(self, mark: int, message: Encoded, path: Path) -> Cell:
+        """A call has been encoded: the cell of its question."""
+        cell = Cell(self._session, 0, path)
         self._outbox.add(message, self._imports.add_question(cell))
         if self._uncommitted:
             self._commit(mark)
@@ -87,7 +91,7 @@ class Outgoing:
             self.call(target, path, args, kwargs)  # dropped at once: a push and a release
             return
         mark = len(self._uncommitted)
-        message = self._encode(mark, target, path, args, kwargs)
+        message = self.encode(mark, target, path, args, kwargs)
         self._outbox.add(self._codec.word(message, SEND))
         if self._uncommitted:
             self._commit(mark)
@@ -136,7 +140,15 @@ class Outgoing:
                 self._exports.revise(id, self._seam.announced(value))
             self._commit(mark)
 
-    def _encode(self, mark: int, target: At, path: Path, args: Any, kwargs: Any) -> Encoded:
+    def encode(self, mark: int, target: At, path: Path, args: Any, kwargs: Any) -> Encoded:
+        """A call as a message; what it exports is not committed yet.
+
+        Args:
+            mark: how much was uncommitted before.
+
+        Raises:
+            CannotPass, LimitExceeded, Released: it was rolled back.
+        """
         if target not in self._held and type(target) is int:
             raise Released(
                 "this stub was given up here, by dealloc or by the end of its with block"

@@ -34,6 +34,7 @@ from ._errors import (
     from_far,
     to_far,
 )
+from ._exchange import Exchange
 from ._holding import Holding
 from ._incoming import Incoming
 from ._limits import Limits
@@ -203,6 +204,9 @@ class Session:
         self.kept = self._router.kept
         self.localize = self._seam.localize
         self.incoming = Incoming(self, codec, self._seam, self._router, driver, limits.high_water)
+        self.exchange = Exchange(
+            self, codec, self._outbox, self.outgoing, self.incoming, self._seam
+        )
         self._handle_frame = self.incoming.frame
         if codec.traits.hello:
             self._outbox.add_raw(codec.hello(hello))
@@ -414,6 +418,7 @@ class Session:
         """No more calls from us. Running answers finish."""
         if not self.said_bye and self.error is None:
             self.said_bye = True
+            self.exchange.look()
             if self.traits.bye:
                 self.control(BYE)
 
@@ -704,6 +709,7 @@ class Session:
         if self.ends_as is not None:
             error = self.ends_as(error)
         self.error = error
+        self.exchange.look()
         self.unsent = 0
         for held in self.imports.clear():
             if isinstance(held, Cell):
@@ -750,6 +756,7 @@ class Session:
         self._codec.max_depth = min(self._codec.max_depth, hello.max_depth)
         self._codec.features = set(self._hello.features) & set(hello.features)
         self.holding.hold_index()
+        self.exchange.look()
         self._driver.greeted()
 
 

@@ -53,7 +53,12 @@ class ImportTable:
 
     def add_question(self, cell: Cell) -> Import:
         """Enter the question of a call that has been encoded, under the next positive id."""
-        self.last_question = cell.import_id = id = self.last_question + 1
+        self.last_question = cell.import_id = self.last_question + 1
+        return self.enter_question(cell)
+
+    def enter_question(self, cell: Cell) -> Import:
+        """The same under an id that was taken before."""
+        id = cell.import_id
         self.entries[id] = entry = Import(cell, self._note)
         entry.id = id
         entry.received = 1

@@ -356,7 +356,7 @@ def _watched(
     """A child, whose stderr and whose exit whoever waits sees."""
 
     def outside(run: Callable[[], object]) -> None:
-        pump.jobs.append(partial(driver.outside, run))
+        pump.do(partial(driver.outside, run))
 
     def hear() -> None:
         if not child.hear():
@@ -371,8 +371,8 @@ def _watched(
         if child.reap():
             pump.unwatch_reading(started.pidfd)
             os.close(started.pidfd)
-            pump.jobs.append(withdraw)
-            pump.errands.append(child.lose_peer)
+            pump.do(withdraw)
+            pump.attend(child.lose_peer)
 
     child = Child(started, how, driver, outside=outside, stop_hearing=stop_hearing)
     if started.stderr >= 0:

@@ -121,6 +121,7 @@ class CapnwebCodec:
     traits = _TRAITS
     features: Collection[str] = ()
     junk = b""
+    lone = None
 
     def __init__(self, limits: Limits, *, max_junk: int = 0, tracebacks: bool = True) -> None:
         self.max_depth = limits.max_depth

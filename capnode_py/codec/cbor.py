@@ -31,6 +31,7 @@ from .._messages import (
     RELEASE,
     RESOLVE,
     UNNAMED,
+    UNUSUAL,
     At,
     Bad,
     Hello,
@@ -46,6 +47,7 @@ from .._messages import (
     Yours,
     as_set,
 )
+from . import lone
 
 VERSION = 1
 
@@ -206,6 +208,7 @@ class CborCodec:
         self._paths: dict[Path, bytes] = {}
         self._tags = self._decoders()
         self._decodes_to = limits.max_depth + _DEPTH_AROUND
+        self.lone = lone.Lone(self._paths, _LEAVES, self._lone_value, self._cutter)
 
     @property
     def junk(self) -> bytes:
@@ -415,6 +418,13 @@ class CborCodec:
         if end != "end":
             raise RemoteProtocolError("a frame with something behind its array")
         return messages, self._marked
+
+    def _lone_value(self, data: bytes) -> Any:
+        try:
+            messages, marked = self.decode(b"\x81\x81" + data)  # as deep as in its message
+        except RemoteProtocolError:
+            return UNUSUAL
+        return UNUSUAL if marked else messages[0][0]
 
     def _decoders(self) -> Mapping[int, Callable[[Any, bool], Any]]:
         """A decoder for each tag that cbor2 knows, so that none of its own sees a peer's bytes.

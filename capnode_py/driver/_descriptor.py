@@ -15,7 +15,7 @@ from .._errors import PeerLost
 from .._long import Encoded, Piece, flat
 from ._base import RELEASE_DELAY, Driver, Event, end_writing
 
-_SMALL_READ = 64 * 1024
+SMALL_READ = 64 * 1024
 _LARGE_READ = 256 * 1024  # a socket holds no more, by default
 _AT_ONCE = 16  # pieces in one write
 _local = local()  # `buffer` for reading: only looked at while a read is being handled
@@ -102,7 +102,7 @@ class DescriptorDriver(Driver):
 
     def _readable(self) -> None:
         try:
-            data = self._read_much() if self._reads_much else os.read(self._read_fd, _SMALL_READ)
+            data = self._read_much() if self._reads_much else os.read(self._read_fd, SMALL_READ)
         except BlockingIOError:
             return
         except OSError as error:
@@ -112,7 +112,7 @@ class DescriptorDriver(Driver):
         if not data:
             self._end_of_stream(None)
             return
-        self._reads_much = len(data) >= _SMALL_READ
+        self._reads_much = len(data) >= SMALL_READ
         self.received(data)
         self.end_turn()
 
@@ -124,7 +124,7 @@ class DescriptorDriver(Driver):
         except AttributeError:
             buffer = _local.buffer = memoryview(bytearray(_LARGE_READ))
         size = os.readv(self._read_fd, [buffer])
-        return buffer[:size] if size > _SMALL_READ else bytes(buffer[:size])
+        return buffer[:size] if size > SMALL_READ else bytes(buffer[:size])
 
     def end_turn(self) -> None:
         """What was read is handled: write what it gave."""

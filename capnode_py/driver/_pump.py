@@ -22,7 +22,7 @@ import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from threading import get_ident
 from time import monotonic
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 STOPPED = object()
 """The handle of a call whose handler is to stop: where it waits next, that wait raises."""
+
+
+Events = Sequence[tuple[int, int]]
+"""Descriptors, each with what may be done with it, as `select.poll` says it."""
 
 
 class Settling(Protocol):
@@ -78,8 +82,20 @@ class Place:
         self.depth = depth
         self.entry = entry
 
+    @property
+    def is_plain(self) -> bool:
+        """Is a wait here just that, and nothing to be looked at but its answer?"""
+        return not (
+            self.awaits
+            or self.deadline is not None
+            or (self.driver is not None and self.driver.starting)
+            or (self.call is not None and self.call.handle is STOPPED)
+        )
 
-place: ContextVar[Place] = ContextVar("capnode_py.place", default=Place())  # noqa: B039 - as a constant
+
+NOWHERE = Place()
+"""Where no handler runs, and nothing else is to be known."""
+place: ContextVar[Place] = ContextVar("capnode_py.place", default=NOWHERE)
 
 
 class Event:
@@ -116,9 +132,13 @@ class Pump:
 
     Attributes:
         lock: guards this and all sessions; `drive` is called with it held, once.
-        jobs, errands: what is to be done.
+        jobs, errands: what is to be done (`do`, `attend`).
         noted: connections for which the collector has left a note.
-        unflushed: connections that have something to write.
+        unflushed: connections that have something to write (`flush_soon`).
+        releasing: connections that have releases alone to send, and when that is to be.
+        calm: there are no jobs, errands and unflushed ones; False if that is to be looked at.
+        polling: a thread polls; `sleeping`: how many others wait.
+        descriptors: what is polled.
     """
 
     def __init__(self) -> None:
@@ -127,14 +147,17 @@ class Pump:
         self.errands: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
         self.noted: deque[BlockingDriver] = deque()
         self.unflushed: deque[BlockingDriver] = deque()
+        self.releasing: deque[tuple[float, BlockingDriver]] = deque()
+        self.calm = True
         self._changed = threading.Condition(self.lock)
         self._raised: tuple[int, BaseException] | None = None
-        self._sleeping = 0
-        self._polling = False
-        self._poll = select.poll()
+        self.sleeping = 0
+        self.polling = False
+        self.descriptors = select.poll()
         self._readers: dict[int, Callable[[], object]] = {}
+        self._lanes: dict[int, BlockingDriver] = {}
         self._writers: dict[int, Callable[[], object]] = {}
-        self._timers: list[tuple[float, int, Timer]] = []
+        self.timers: list[tuple[float, int, Timer]] = []
         self._serial = itertools.count()
         # Kept for the life of the process: a finalizer may write to it at any moment.
         self._wake_read, self._wake_write = os.pipe()
@@ -156,6 +179,26 @@ class Pump:
         finally:
             self.lock.release()
 
+    def do(self, job: Callable[[], object]) -> None:
+        """Have a thread that waits run this."""
+        self.jobs.append(job)
+        self.calm = False
+
+    def attend(self, errand: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have a thread that waits run this, when there are no jobs."""
+        self.errands.append(errand)
+        self.calm = False
+
+    def flush_soon(self, driver: BlockingDriver) -> None:
+        """It has something to write."""
+        self.unflushed.append(driver)
+        self.calm = False
+
+    def is_calm(self) -> bool:
+        """Look at it."""
+        self.calm = not (self.jobs or self.errands or self.unflushed)
+        return self.calm
+
     def flush(self) -> None:
         """Write what there is to write, as far as it is taken."""
         while self.unflushed:
@@ -164,13 +207,13 @@ class Pump:
     @property
     def is_shared(self) -> bool:
         """Does another thread poll, or sleep?"""
-        return self._polling or self._sleeping > 0
+        return self.polling or self.sleeping > 0
 
     def stir(self) -> None:
         """Something may have changed for those who wait."""
-        if self._polling:
+        if self.polling:
             self.wake()
-        if self._sleeping:
+        if self.sleeping:
             self._changed.notify_all()
 
     def wake(self) -> None:
@@ -181,7 +224,7 @@ class Pump:
     def note(self, driver: BlockingDriver) -> None:
         """The collector has left a note for this connection. From any thread, at any moment."""
         self.noted.append(driver)
-        if self._polling:
+        if self.polling:
             self.wake()
 
     def _woken(self) -> None:
@@ -190,11 +233,18 @@ class Pump:
 
     # Descriptors and time.
 
-    def watch_reading(self, fd: int, ready: Callable[[], object]) -> None:
+    def watch_reading(
+        self, fd: int, ready: Callable[[], object], lane: BlockingDriver | None = None
+    ) -> None:
+        """Call `ready()` when there is something to read; or, if that is all there is, have the
+        `lane` serve it."""
         self._readers[fd] = ready
+        if lane is not None:
+            self._lanes[fd] = lane
         self._watch(fd)
 
     def unwatch_reading(self, fd: int) -> None:
+        self._lanes.pop(fd, None)
         if self._readers.pop(fd, None) is not None:
             self._watch(fd)
 
@@ -209,25 +259,27 @@ class Pump:
     def _watch(self, fd: int) -> None:
         mask = (fd in self._readers and select.POLLIN) | (fd in self._writers and select.POLLOUT)
         if mask:
-            self._poll.register(fd, mask)
+            self.descriptors.register(fd, mask)
         else:
-            self._poll.unregister(fd)
-        if self._polling:
+            self.descriptors.unregister(fd)
+        if self.polling:
             self.wake()
 
     def later(self, seconds: float, run: Callable[[], object]) -> Timer:
         """Call `run()` then, or when a thread next waits."""
         timer = Timer(run)
-        heapq.heappush(self._timers, (monotonic() + seconds, next(self._serial), timer))
-        if self._polling:
+        heapq.heappush(self.timers, (monotonic() + seconds, next(self._serial), timer))
+        if self.polling:
             self.wake()
         return timer
 
     def _run_timers(self, now: float) -> None:
-        while self._timers and self._timers[0][0] <= now:
-            run = heapq.heappop(self._timers)[2].run
+        while self.timers and self.timers[0][0] <= now:
+            run = heapq.heappop(self.timers)[2].run
             if run is not None:
                 run()
+        while self.releasing and self.releasing[0][0] <= now:
+            self.releasing.popleft()[1].flush_releases()
 
     # Waiting.
 
@@ -243,10 +295,14 @@ class Pump:
             with self.lock:
                 self.drive(until, place.get())
 
-    def drive(self, until: Settling, here: Place) -> None:
+    def drive(self, until: Settling, here: Place, events: Events = ()) -> None:
         """Wait until it is settled, and do meanwhile whatever there is to do.
 
         The calls that came before its settling are started before this returns.
+
+        Args:
+            here: the place of the caller.
+            events: of a poll, which are to be handled first.
 
         Raises:
             Elapsed: the deadline of this place has passed.
@@ -258,6 +314,8 @@ class Pump:
         call = here.call
         turned = False
         try:
+            if events:
+                self.handle(events)
             while until.state < FULFILLED:
                 # A wait of a handler whose caller has gone, or one that has taken too long, ends.
                 if call is not None and call.handle is STOPPED:
@@ -269,11 +327,11 @@ class Pump:
                     self.jobs.popleft()()
                 elif self.errands:
                     self._run_errand()
-                elif self._polling:
+                elif self.polling:
                     self._sleep(deadline)
                     turned = True
                 else:
-                    self._turn(deadline)
+                    self._turn(until, deadline)
                     turned = True
                 if self._raised is not None:
                     self._raise()
@@ -307,37 +365,53 @@ class Pump:
     def _sleep(self, deadline: float | None) -> None:
         """Another thread polls: wait until something has changed."""
         self.flush()
-        self._sleeping += 1
+        self.sleeping += 1
         try:
             self._changed.wait(None if deadline is None else max(deadline - monotonic(), 0))
         finally:
-            self._sleeping -= 1
+            self.sleeping -= 1
 
-    def _turn(self, deadline: float | None) -> None:
+    def _turn(self, until: Settling, deadline: float | None) -> None:
         """Write, poll, and read."""
         while self.unflushed:
             self.unflushed.popleft().flush()
-        while True:
-            while self.noted:
-                self.noted.popleft().drain_notes()
-            self._polling = True
-            if not self.noted:  # looked at behind the flag: later ones will wake the poll
-                break
-            self._polling = False
-        when = self._timers[0][0] if self._timers else None
-        if deadline is not None and (when is None or deadline < when):
-            when = deadline
-        timeout = None if when is None else max((when - monotonic()) * 1000, 0)
+        while self.noted:
+            self.noted.popleft().drain_notes()
+        events = self.poll(deadline)
+        lane = self._lanes.get(events[0][0]) if len(events) == 1 else None
+        if lane is not None and events == lane.is_readable:
+            lane.serve(until, deadline)
+        else:
+            self.handle(events)
+        if self.timers or self.releasing:
+            self._run_timers(monotonic())
 
-        self.lock.release()
+    def poll(self, deadline: float | None) -> Events:
+        """Wait for a descriptor, with the lock let go: no other thread polls."""
+        self.polling = True
+        if self.noted:  # looked at behind the flag: later ones will wake the poll
+            self.polling = False
+            return ()
+        timeout = self.timeout(deadline)
         try:
-            events = self._poll.poll(timeout)
+            self.lock.release()
+            return self.descriptors.poll(timeout)
         finally:
             self.lock.acquire()
-            self._polling = False
-            if self._sleeping:
+            self.polling = False
+            if self.sleeping:
                 self._changed.notify_all()
 
+    def timeout(self, deadline: float | None) -> float | None:
+        """How long a poll may take, in milliseconds."""
+        when = self.timers[0][0] if self.timers else None
+        if self.releasing and (when is None or self.releasing[0][0] < when):
+            when = self.releasing[0][0]
+        if deadline is not None and (when is None or deadline < when):
+            when = deadline
+        return None if when is None else max((when - monotonic()) * 1000, 0)
+
+    def handle(self, events: Events) -> None:
         for fd, event in events:
             if event == select.POLLIN and fd in self._readers:
                 self._readers[fd]()
@@ -347,14 +421,12 @@ class Pump:
                 reader()
             if writer is not None and event & ~select.POLLIN:
                 writer()
-        if self._timers:
-            self._run_timers(monotonic())
 
     # A fork.
 
     def forked(self) -> None:
         """This process is a fork of the one whose connections these are: they are not ours."""
-        self._polling = False
+        self.polling = False
         self.lock = _Forked()
         self._readers.pop(self._wake_read)
         for fd in {*self._readers, *self._writers, self._wake_read, self._wake_write}:

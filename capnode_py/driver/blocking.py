@@ -12,28 +12,42 @@ that runs waits for the other side.
 from __future__ import annotations
 
 import logging
+import select
 import sys
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
-from contextlib import contextmanager
-from contextvars import Token
+from contextlib import contextmanager, suppress
 from functools import partial
+from os import read, write
 from time import monotonic
 from typing import Any, TypeVar
 
 from .._cell import FULFILLED, REJECTED, Call, Cell
 from .._errors import LimitExceeded, again
 from .._incoming import TOLD
-from .._messages import Path, Recording
+from .._messages import UNUSUAL, Path, Recording
 from .._reach import DESCRIBE, FAR, IN_THREAD, callable_from_afar, reach
 from .._seam import as_cell
 from .._session import Session
 from .._stub import Promise, Stub
 from .._tables import Running
-from ._base import PLAIN, current, is_to_await, start_map
-from ._descriptor import DescriptorDriver
-from ._pump import STOPPED, Elapsed, Event, Place, Timer, complete, place, the_pump
+from ._base import PLAIN, RELEASE_DELAY, current, is_to_await, start_map
+from ._descriptor import SMALL_READ, DescriptorDriver
+from ._pump import (
+    NOWHERE,
+    STOPPED,
+    Elapsed,
+    Event,
+    Events,
+    Place,
+    Settling,
+    Timer,
+    complete,
+    place,
+    the_pump,
+)
 
 logger = logging.getLogger("capnode_py.driver")
 
@@ -57,10 +71,19 @@ class LockedSession(Session):
     _driver: BlockingDriver
 
     def call(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any) -> Any:
-        lock = self._driver.lock
+        pump = self._driver._pump
+        lock = pump.lock
         if lock._is_owned():
             return Session.call(self, base, path, args, kwargs)
         with lock:
+            here = place.get()
+            if (
+                type(base) is Stub
+                and (here is NOWHERE or here.is_plain)
+                and not pump.polling
+                and (pump.calm or pump.is_calm())
+            ):
+                return self._exchange(base._id, path, args, kwargs, here)
             try:
                 if type(base) is Stub:
                     cell = self.outgoing.call(base._id, path, args, kwargs)
@@ -71,10 +94,61 @@ class LockedSession(Session):
             except BaseException as error:
                 self._driver.interrupted(error)
                 raise
-            here = place.get()
-            if here.awaits:
-                return Promise(self, cell, ())
-            return self._value(cell, here)
+            return Promise(self, cell, ()) if here.awaits else self._value(cell, here)
+
+    def _exchange(self, target: int, path: Path, args: Any, kwargs: Any, here: Place) -> Any:
+        """A call that is made when there is nothing else to do, and no other thread waits.
+
+        This stands in one piece, with the poll of `Pump.poll`, for the sake of speed: what counts,
+        on a processor that has just come from another process, is the number of steps. What is not
+        the usual case goes on in the general way (`_value`).
+        """
+        exchange = self.exchange
+        driver = self._driver
+        pump = driver._pump
+        try:
+            asked = exchange.ask(target, path, args, kwargs)
+        except Exception:
+            raise
+        except BaseException as error:
+            driver.interrupted(error)
+            raise
+        if isinstance(asked, Cell):
+            return self._value(asked, here)
+        id = self.imports.last_question
+        events: Events = ()
+        written = 0
+        pump.polling = True
+        try:
+            written = write(driver._write_fd, asked)
+            if written == len(asked) and not pump.noted:
+                # Releases wait for the answer, too.
+                timeout = pump.timeout(None) if pump.timers else None
+                try:
+                    pump.lock.release()
+                    events = pump.descriptors.poll(timeout)
+                finally:
+                    pump.lock.acquire()
+                if events == driver.is_readable:
+                    driver.heard = heard = read(driver._read_fd, SMALL_READ)
+                    value = exchange.hear(id, heard)
+                    if value is not UNUSUAL:
+                        driver.heard = b""
+                        return value
+        except OSError:
+            pass  # those that read and write in the general way come upon it again
+        except BaseException:  # a timeout, Ctrl-C: whatever ends a wait gives it up
+            pump.polling = False
+            Session.cancel(self, exchange.enter(id, path))
+            pump.flush()
+            raise
+        finally:
+            pump.polling = False
+            if pump.sleeping:
+                pump.stir()
+        if written < len(asked):
+            driver.write_behind(memoryview(asked)[written:])
+        return self._value(exchange.enter(id, path), here, events)
 
     def wait(self, base: Stub | Cell, path: Path) -> Generator[Any, Any, Any]:
         lock = self._driver.lock
@@ -88,13 +162,13 @@ class LockedSession(Session):
         cell = base if type(base) is Cell and not path else as_cell(base, path)
         return self._value(cell, place.get())
 
-    def _value(self, cell: Cell, here: Place) -> Any:
+    def _value(self, cell: Cell, here: Place, events: Events = ()) -> Any:
         """The value of a cell, when it is here: `Session.wait` without a loop."""
         driver = self._driver
         if cell.state < FULFILLED:
             self._start_awaiting(cell)
             try:
-                driver._pump.drive(cell, here)
+                driver._pump.drive(cell, here, events)
             except BaseException:  # a timeout, Ctrl-C: whatever ends a wait gives it up
                 cell.awaiting -= 1
                 self._stopped_awaiting(cell)
@@ -170,6 +244,8 @@ class BlockingDriver(DescriptorDriver):
         self._held_back = False
         self._closing_in = 0
         self._woke = 0.0
+        self.heard = b""  # read, and not handled yet
+        self.is_readable = [(stream[0], select.POLLIN)]  # as the poll says it
         with self._pump.lock:
             super().__init__(*stream, **settings)
 
@@ -219,7 +295,7 @@ class BlockingDriver(DescriptorDriver):
         await wait()
 
     def background(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._pump.errands.append(run)
+        self._pump.attend(run)
 
     # Waiting.
 
@@ -245,7 +321,7 @@ class BlockingDriver(DescriptorDriver):
                 raise _too_late(timeout) from None
 
     def _tell_future(self, future: Future[Any], cell: Cell) -> None:
-        self._pump.jobs.append(partial(self.outside, partial(super()._tell_future, future, cell)))
+        self._pump.do(partial(self.outside, partial(super()._tell_future, future, cell)))
 
     def outside(self, run: Callable[[], object]) -> None:
         """Run what may be the user's own, without the lock."""
@@ -261,7 +337,7 @@ class BlockingDriver(DescriptorDriver):
         if not self._flushing:
             self._flushing = True
             self._woke = monotonic()
-            self._pump.unflushed.append(self)
+            self._pump.flush_soon(self)
 
     def received(self, data: bytes | memoryview) -> None:
         try:
@@ -284,7 +360,26 @@ class BlockingDriver(DescriptorDriver):
         """Release what the collector has found."""
         self.session.drain_notes()
 
-    flush = DescriptorDriver._flush
+    def flush(self) -> None:
+        """Write what there is to write; what is released alone waits for company."""
+        self._flushing = False
+        frames = self.session.flush_turn()
+        if frames:
+            self._write(frames)
+
+    def wake_later(self) -> None:
+        if not self._releasing:
+            self._releasing = True
+            self._pump.releasing.append((monotonic() + RELEASE_DELAY, self))
+
+    def flush_releases(self) -> None:
+        """They have waited for company long enough."""
+        self._flush_releases()
+
+    def release_stream(self) -> None:
+        others = [each for each in self._pump.releasing if each[1] is not self]
+        self._pump.releasing = deque(others)
+        super().release_stream()
 
     def end_turn(self) -> None:
         pass  # whoever waits flushes, when what has come is handled
@@ -292,11 +387,10 @@ class BlockingDriver(DescriptorDriver):
     # Handlers.
 
     def run(self, id: int, running: Running) -> Any:
-        function, _, message = running
         incoming = self.session.incoming
         pump = self._pump
         here = place.get()
-        if message is not incoming.last or pump.jobs or self._busy or here.depth > _DEEP:
+        if running[2] is not incoming.last or pump.jobs or self._busy or here.depth > _DEEP:
             call = self.session.in_full(id, running)
             call.started = False  # not yet: a cancel that comes first is to find it so
             self.start(call)
@@ -307,21 +401,82 @@ class BlockingDriver(DescriptorDriver):
         incoming.finish()
         if pump.unflushed:
             pump.flush()
-        here = Place(self, None, None, False, here.depth + 1, (id, running))
-        tokens = place.set(here), current.set(self.peer)
+        return self._run(id, running, here.depth + 1)
+
+    def serve(self, until: Settling, deadline: float | None) -> None:
+        """There is something to read. If it is one call, run it, write its answer, and wait for the
+        next; whatever else it is goes the general way, and ends this.
+
+        It stands in one piece for the same reason as `LockedSession._exchange`.
+        """
+        pump = self._pump
+        exchange = self.session.exchange
+        exports = self.session.exports
+        here = place.get()
+        while True:
+            try:
+                data = read(self._read_fd, SMALL_READ)
+            except OSError:
+                data = b""
+            if self._busy or here.depth > _DEEP or not (pump.calm or pump.is_calm()):
+                break
+            running = exchange.take(data)
+            if running is None:
+                break
+            id = exports.last_answer
+            result = self._run(id, running, here.depth + 1)
+            if result is not TOLD:
+                frame = exchange.reply(id, running, result)
+                if frame is not None:
+                    written = 0
+                    with suppress(OSError):  # it is tried again, and found out
+                        written = write(self._write_fd, frame)
+                    if written < len(frame):
+                        self._write_behind([memoryview(frame)[written:]])
+
+            if until.state or not pump.calm or pump.polling or pump.timers or pump.releasing:
+                return
+            if deadline is not None or not (here is NOWHERE or here.is_plain):
+                return
+            pump.polling = True
+            try:
+                if pump.noted:
+                    return
+                try:
+                    pump.lock.release()
+                    events = pump.descriptors.poll()
+                finally:
+                    pump.lock.acquire()
+            finally:
+                pump.polling = False
+                if pump.sleeping:
+                    pump.stir()
+            if events != self.is_readable:
+                pump.handle(events)
+                return
+        self.heard = data
+        self._readable()
+
+    def _run(self, id: int, running: Running, depth: int) -> Any:
+        """Run the function of a usual call, without the lock."""
+        here = Place(self, None, None, False, depth, (id, running))
+        token, current_token = place.set(here), current.set(self.peer)
+        pump = self._pump
         self._busy += 1
-        args = message[3]
-        del message
         pump.lock.release()
         try:
             try:
-                result = function(*args)
+                result = running[0](*running[2][3])
                 if type(result) not in PLAIN and is_to_await(result):
                     here.awaits = True
                     result = complete(_awaited(result))
             finally:
                 pump.lock.acquire()
-                self._handled(here, tokens)
+                place.reset(token)
+                current.reset(current_token)
+                self._busy -= 1
+                if here.call or self._held_back or self._idle or pump.polling or pump.sleeping:
+                    self._handled(here.call)
         except BaseException as error:  # noqa: BLE001 - rule 8: every call is answered
             self.session.fail(here.call or self.session.in_full(id, running), error)
             if isinstance(error, KeyboardInterrupt):
@@ -338,13 +493,10 @@ class BlockingDriver(DescriptorDriver):
                 self.stop(here.call)
         return here.call
 
-    def _handled(self, here: Place, tokens: tuple[Token[Place], Token[Any]]) -> None:
-        """The handler that ran there has returned."""
-        place.reset(tokens[0])
-        current.reset(tokens[1])
-        self._busy -= 1
-        if here.call is not None:
-            self._running.discard(here.call)
+    def _handled(self, call: Call | None) -> None:
+        """A handler has returned: who waited for that goes on."""
+        if call is not None:
+            self._running.discard(call)
         if self._held_back and not self._busy:
             self._launch_held_back()
         if self._idle and not self.is_busy:
@@ -362,7 +514,7 @@ class BlockingDriver(DescriptorDriver):
         self.launch()
 
     def launch(self) -> None:
-        self._pump.jobs.append(self._run_oldest)
+        self._pump.do(self._run_oldest)
 
     def _run_oldest(self) -> None:
         if self._busy:
@@ -409,7 +561,10 @@ class BlockingDriver(DescriptorDriver):
                 result, rest = _run(self, call, here)
             finally:
                 pump.lock.acquire()
-                self._handled(here, tokens)
+                place.reset(tokens[0])
+                current.reset(tokens[1])
+                self._busy -= 1
+                self._handled(call)
         except BaseException as error:
             self.failed(call, error)
             if isinstance(error, KeyboardInterrupt):
@@ -422,7 +577,7 @@ class BlockingDriver(DescriptorDriver):
 
     def tell(self, function: Callable[..., Any], *args: Any) -> None:
         self._telling += 1
-        self._pump.jobs.append(partial(self._tell_user, partial(function, *args)))
+        self._pump.do(partial(self._tell_user, partial(function, *args)))
 
     def _tell_user(self, function: Callable[[], Any]) -> None:
         here = Place(None, None, None, False, place.get().depth + 1)
@@ -448,6 +603,18 @@ class BlockingDriver(DescriptorDriver):
 
     # Reading and writing.
 
+    def write_behind(self, rest: memoryview) -> None:
+        """Write what is left of a frame."""
+        self._write_behind([rest])
+
+    def _readable(self) -> None:
+        heard, self.heard = self.heard, b""
+        if heard:
+            self._reads_much = len(heard) >= SMALL_READ
+            self.received(heard)
+        else:
+            super()._readable()
+
     def now(self) -> float:
         return monotonic()
 
@@ -455,7 +622,7 @@ class BlockingDriver(DescriptorDriver):
         return self._pump.later(seconds, run)
 
     def watch_reading(self) -> None:
-        self._pump.watch_reading(self._read_fd, self._readable)
+        self._pump.watch_reading(self._read_fd, self._readable, self)
 
     def unwatch_reading(self) -> None:
         self._pump.unwatch_reading(self._read_fd)

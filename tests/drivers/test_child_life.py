@@ -672,7 +672,7 @@ async def test_a_start_that_is_interrupted_leaves_nothing(driver, start, monkeyp
     """Ctrl-C in any of its waits."""
     from capnode_py.driver import _pump
 
-    poll = _pump.the_pump()._poll
+    poll = _pump.the_pump().descriptors
 
     class Poll:
         def __init__(self) -> None:
@@ -687,7 +687,7 @@ async def test_a_start_that_is_interrupted_leaves_nothing(driver, start, monkeyp
             return poll.poll(timeout)
 
     cut = Poll()
-    monkeypatch.setattr(_pump.the_pump(), "_poll", cut)
+    monkeypatch.setattr(_pump.the_pump(), "descriptors", cut)
     for waits in range(10):
         cut.left = waits
         try:

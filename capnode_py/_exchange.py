@@ -1,0 +1,180 @@
+"""A call and its answer, alone on their wire: most of what there is where callers block.
+
+Here, such a call needs no cell and no entry of the import table: only its id is taken. If what
+comes next is its answer and no more, the value is all that there ever was of it. If anything else
+comes first, or the wait is given up, the question is entered after all, and goes the general way.
+There, it is found, run and answered without a queue in between.
+
+This saves both sides three quarters of the work. It is no second way of doing it: whatever is not
+just this falls to the general way before anything has happened.
+"""
+
+from __future__ import annotations
+
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, cast
+
+from . import _tables
+from ._cell import PULLED, Cell
+from ._errors import during
+from ._incoming import Incoming
+from ._messages import CALL, UNUSUAL, Codec, Path
+from ._outbox import WAITS_UP_TO, Outbox
+from ._outgoing import Outgoing
+from ._reach import plain_function
+from ._seam import Seam
+from ._tables import Export, Running
+
+if TYPE_CHECKING:
+    from ._session import Session
+
+
+LARGEST = 256
+"""The bytes of a frame that `Lone` writes are fewer."""
+
+
+class Exchange:
+    """Those of one session.
+
+    Attributes:
+        open: both sides have said hello, neither has said bye, and the dialect writes and reads
+            messages that are alone. What is to be sent must fit the other side's limits.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        codec: Codec,
+        outbox: Outbox,
+        outgoing: Outgoing,
+        incoming: Incoming,
+        seam: Seam,
+    ) -> None:
+        self._session = session
+        self.open = False
+        self._lone: Any = codec.lone
+        self._outbox = outbox
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self._imports = session.imports
+        self._exports = session.exports
+        self._get_index = seam.get_index
+        self._methods: dict[tuple[type, str], FunctionType] = {}
+
+    def look(self) -> None:
+        """Something has changed: may it be used?"""
+        session = self._session
+        self.open = (
+            self._lone is not None
+            and session.remote is not None
+            and session.error is None
+            and not session.said_bye
+            and not self._incoming.heard_bye
+            and self._outgoing.max_message >= LARGEST
+        )
+
+    # The side that calls.
+
+    def ask(self, target: int, path: Path, args: Any, kwargs: Any) -> bytes | Cell:
+        """A call on an import, when nothing waits to be sent: what is to be written now, where the
+        last question is its own; or the cell of its question, if it is none for this.
+
+        Raises:
+            CannotPass, LimitExceeded, Released: nothing was sent.
+        """
+        outbox = self._outbox
+        if not self.open or self._session.unsent or _tables.trace is not None:
+            return self._outgoing.call(target, path, args, kwargs)
+        if type(args) is tuple and not kwargs and outbox.due < WAITS_UP_TO:
+            frame: bytes | None = self._lone.write_call(target, path, args)
+            if frame is not None:
+                outbox.messages += 1
+                outbox.bytes += len(frame)
+                self._imports.last_question += 1
+                return frame
+
+        message = self._outgoing.encode(0, target, path, args, kwargs)
+        # There will be callbacks; or a value that was copied has made calls, which go first; or it
+        # is long.
+        if self._exports.uncommitted or outbox.size or type(message) is not bytes:
+            return self._outgoing.made(0, message, path)
+        self._imports.last_question += 1
+        return b"".join(cast(list[bytes], outbox.alone(message)))
+
+    def hear(self, id: int, data: bytes) -> Any:
+        """The value of the answer, if that is all that has come; else UNUSUAL."""
+        value = self._lone.read_answer(data, id)
+        if value is not UNUSUAL:
+            size = len(data)
+            self._session.bytes_received += size
+            self._incoming.messages += 1
+            self._outbox.release_plain(id, size)
+        return value
+
+    def enter(self, id: int, path: Path) -> Cell:
+        """Enter its question after all."""
+        session = self._session
+        cell = Cell(session, id, path)
+        cell.pulled = PULLED
+        if session.error is None:
+            self._imports.enter_question(cell)
+        else:
+            cell.import_id = 0
+            cell.reject(during(session.error, path))
+        return cell
+
+    # The side that is called.
+
+    def take(self, data: bytes) -> Running | None:
+        """What is to be run, if `data` is one usual call (`Incoming._usual_call`) on an object, and
+        nothing is under way that its answer would have to wait for; it is entered as the last
+        answer. None: nothing has happened."""
+        session = self._session
+        exports = self._exports
+        entries = exports.entries
+        if not self.open or session.unsent or len(entries) >= exports.max:
+            return None
+        if _tables.trace is not None:  # leaks are hunted, and that takes more steps
+            return None
+        read = self._lone.read_call(data)
+        if read is None:
+            return None
+        target, path, args = read
+        entry = entries.get(target)
+        if type(entry) is not Export:
+            return None
+        value = entry.value if target else self._get_index()
+        kind = type(value)
+        name = path[0] if path else ""
+        noted = self._methods.get((kind, name))
+        if kind.__dict__.get(name) is noted and noted is not None:
+            function: Any = MethodType(noted, value)
+        else:
+            function = plain_function(value, path)
+            if function is None:
+                return None
+            if type(function) is MethodType and kind.__dict__.get(name) is function.__func__:
+                self._methods[kind, name] = function.__func__  # for as long as it is the one
+
+        session.bytes_received += len(data)
+        self._incoming.messages += 1
+        exports.last_answer = id = exports.last_answer + 1
+        entries[id] = running = (function, value, [CALL, target, path, args])
+        return running
+
+    def reply(self, id: int, running: Running, result: Any) -> bytes | None:
+        """The function has returned: what is to be written now; None if that waits for a flush."""
+        entries = self._exports.entries
+        if entries.get(id) is not running:
+            self._session.finish(self._session.in_full(id, running), result)
+            return None
+        entries[id] = (result, PULLED)
+        outbox = self._outbox
+        if not outbox.size and not self._session.unsent:
+            frame: bytes | None = self._lone.write_answer(id, result)
+            if frame is not None:
+                outbox.messages += 1
+                outbox.bytes += len(frame)
+                return frame
+        self._outgoing.value(id, result)
+        return None

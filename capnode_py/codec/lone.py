@@ -1,0 +1,221 @@
+"""A call or an answer that has a small frame to itself, without the general codec.
+
+Most of what a caller that waits sends and hears are these two. What the general way costs is its
+generality: a decoder that is set up for each frame, a walk that may meet anything. Whatever is not
+just what is looked for here, in its shortest form, is left to that way, which decides what it is:
+nothing is refused here, nothing is accepted that would not be accepted there, and what is written
+is what would be written there. Tests compare the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .._errors import CannotPass
+from .._frames import Cutter
+from .._messages import CALL, RESOLVE, UNUSUAL, Path
+
+_FRAME, _LONG_FRAME = 0x40, 0x58  # a byte string of less than 24 bytes, and of less than 256
+_CALL = bytes((0x81, 0x84, CALL))  # a frame of one message, which has four fields
+_RESOLVE = bytes((0x81, 0x83, RESOLVE))
+_RESOLVE_2 = _RESOLVE + b"\x19"  # to an id of two bytes
+_TEXT, _LIST = 0x60, 0x80
+_SHORT = 24  # a length or an int below this stands in the head itself
+_SMALL = 256
+
+_HEADS_NOTED = 1000
+Head = tuple[int, list[str], int]
+"""Of a call: its target, its path, and where they end in what was read first."""
+
+_HEADS = [bytes((_FRAME + n,) if n < _SHORT else (_LONG_FRAME, n)) for n in range(_SMALL)]
+_LISTS = [bytes((_LIST + n,)) for n in range(_SHORT)]
+_INTS = [bytes((n,) if n < _SHORT else (0x18, n)) for n in range(_SMALL)]
+_IDS = {
+    **{n: _INTS[n] for n in range(_SMALL)},
+    **{~n: bytes((0x20 + n,) if n < _SHORT else (0x38, n)) for n in range(_SMALL)},
+}
+# The heads of an id of more than one byte: of how many, and what to do for a negative one.
+_TARGETS = {0x18: (0, 1), 0x19: (0, 2), 0x38: (-1, 1), 0x39: (-1, 2)}
+_TARGETS |= {0x20 + n: (~n, 0) for n in range(_SHORT)}
+_ONE_BYTE: Mapping[int, Any] = {
+    **{0x20 + n: -1 - n for n in range(_SHORT)},
+    0xF4: False,
+    0xF5: True,
+    0xF6: None,
+}
+"""The other values that are one byte, and immutable."""
+
+
+class Lone:
+    """See the module.
+
+    Args:
+        paths: what has been encoded of paths, which the general way notes.
+        leaves: how values of these types are encoded.
+        value: decodes one value in the general way; UNUSUAL if it is none, or holds references.
+        cutter: of the stream; within a frame, nothing comes alone.
+    """
+
+    def __init__(
+        self,
+        paths: Mapping[Path, bytes],
+        leaves: Mapping[type, Callable[[Any], bytes]],
+        value: Callable[[bytes], Any],
+        cutter: Cutter,
+    ) -> None:
+        self._paths = paths
+        self._leaves = leaves
+        self._value = value
+        self._cutter = cutter
+        self._heads: dict[bytes, Head] = {}
+
+    def write_call(self, target: int, path: Path, args: Sequence[Any], /) -> bytes | None:
+        """The frame of a call; None if it is long, or has other arguments than leaves."""
+        steps = self._paths.get(path)
+        at = _IDS.get(target)
+        if at is None:
+            if not -0x10000 <= target < 0:
+                return None
+            at = b"\x39" + (~target).to_bytes(2)
+        if steps is None or len(args) >= _SHORT:
+            return None
+        frame = _CALL + at + steps + _LISTS[len(args)]
+        for value in args:
+            if type(value) is int and 0 <= value < _SMALL:
+                frame += _INTS[value]
+            else:
+                leaf = self._leaves.get(type(value))
+                if leaf is None:
+                    return None
+                try:
+                    frame += leaf(value)
+                except CannotPass:
+                    return None
+        size = len(frame)
+        return _HEADS[size] + frame if size < _SMALL else None
+
+    def write_answer(self, id: int, value: Any, /) -> bytes | None:
+        """The frame of an answer; likewise."""
+        if type(value) is int and 0 <= value < _SMALL:
+            raw = _INTS[value]
+        else:
+            leaf = self._leaves.get(type(value))
+            if leaf is None:
+                return None
+            try:
+                raw = leaf(value)
+            except CannotPass:
+                return None
+        head = _answer_head(id)
+        size = len(head) + len(raw)
+        return _HEADS[size] + head + raw if size < _SMALL else None
+
+    def read_call(self, data: bytes, /) -> tuple[int, list[str], list[Any]] | None:
+        """Its target, path and arguments, if `data` is one frame with a call by one name or none,
+        whose arguments are small ints and texts, and nothing else."""
+        size = len(data)
+        try:
+            start = 1
+            if data[0] != size + (_FRAME - 1) or size > _SHORT:
+                start = 2
+                if data[0] != _LONG_FRAME or data[1] != size - 2 or size - 2 < _SHORT:
+                    return None
+            # Where the head of most calls ends, by one name on a small id. No head is the beginning
+            # of another, so what is found here is this one, whatever `data` is.
+            at = start + data[start + 5] - (_TEXT - 6)
+            head = self._heads.get(data[start:at])
+            if head is None:
+                head = self._read_head(data, start)
+                if head is None:
+                    return None
+                at = head[2]
+
+            args: list[Any] = []
+            left = data[at]
+            at += 1
+            if not _LIST <= left < _LIST + _SHORT:
+                return None
+            for _ in range(left - _LIST):
+                value: Any = data[at]
+                at += 1
+                if value >= _SHORT:
+                    end = at + value - _TEXT
+                    if at <= end < at + _SHORT:
+                        value = data[at:end].decode()
+                        at = end
+                    else:
+                        value, at = _read_value(data, at, value)
+                args.append(value)
+        except (IndexError, UnicodeDecodeError, KeyError):
+            return None
+        return (head[0], head[1], args) if at == size and self._cutter.between else None
+
+    def _read_head(self, data: bytes, start: int) -> Head | None:
+        at = start + len(_CALL)
+        if data[start:at] != _CALL:
+            return None
+        target = data[at]
+        at += 1
+        if target >= _SHORT:
+            width = _TARGETS.get(target)
+            if width is None:
+                return None
+            small, size = width
+            target = small ^ int.from_bytes(data[at : at + size])
+            at += size
+        path = []
+        end = at + 1
+        if data[at] != _LIST:
+            name_at = at + 2
+            end = name_at + data[at + 1] - _TEXT
+            if data[at] != _LIST + 1 or not name_at <= end < name_at + _SHORT:
+                return None
+            path.append(data[name_at:end].decode())
+
+        if len(self._heads) == _HEADS_NOTED:  # the other side chooses them
+            self._heads.clear()
+        self._heads[data[start:end]] = head = target, path, end
+        return head
+
+    def read_answer(self, data: bytes, id: int, /) -> Any:
+        """The value, if `data` is one frame with the answer to `id`, and nothing else; else
+        UNUSUAL."""
+        size = len(data)
+        head = _answer_head(id)
+        if 1 < size <= _SHORT and data[0] == size + (_FRAME - 1):
+            at = 1
+        elif size > _SHORT and data[0] == _LONG_FRAME and data[1] == size - 2:
+            at = 2
+        else:
+            return UNUSUAL
+        if not (data.startswith(head, at) and self._cutter.between):
+            return UNUSUAL
+        at += len(head)
+        if at == size - 1 and (value := data[at]) < _SHORT:
+            return value
+        return self._value(data[at:])
+
+
+def _answer_head(id: int) -> bytes:
+    if 0xFF < id < 0x10000:
+        return _RESOLVE_2 + id.to_bytes(2)
+    if id < 0x100:
+        return _RESOLVE + _INTS[id]
+    return _RESOLVE + (b"\x1a" + id.to_bytes(4) if id < 1 << 32 else b"\x1b" + id.to_bytes(8))
+
+
+def _read_value(data: bytes, at: int, head: int) -> tuple[Any, int]:
+    """A value of these with this head; what stands behind the head starts at `at`.
+
+    Raises:
+        IndexError, UnicodeDecodeError, KeyError: it is none of these.
+    """
+    if head == 0x18:
+        return data[at], at + 1
+    if head == 0x19:
+        return data[at] << 8 | data[at + 1], at + 2
+    if head == 0x78:
+        end = at + 1 + data[at]
+        return data[at + 1 : end].decode(), end
+    return _ONE_BYTE[head], at

@@ -1,0 +1,140 @@
+"""`codec.lone` writes what the general way writes, and reads nothing otherwise than that does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capnode_py import CannotPass, Limits
+from capnode_py._messages import CALL, RESOLVE, UNUSUAL, Hello
+from capnode_py.codec.cbor import CborCodec
+
+
+def _opened() -> CborCodec:
+    """A codec that has read a hello, and reads frames."""
+    codec = CborCodec(Limits())
+    assert len(list(codec.feed(codec.hello(Hello(versions=(1,), session_id=b"x"))))) == 1
+    return codec
+
+
+CODEC = _opened()
+LONE = CODEC.lone
+
+small = st.one_of(
+    st.integers(-70000, 70000), st.booleans(), st.none(), st.text(max_size=30), st.floats()
+)
+others = st.one_of(
+    small,
+    st.binary(max_size=4),
+    st.lists(small, max_size=3),
+    st.dictionaries(st.text(max_size=3), small, max_size=3),
+)
+ids = st.one_of(st.integers(-70000, 70000), st.sampled_from([23, 24, 255, 256, 65535, 65536]))
+paths = st.lists(st.text(max_size=30), max_size=2).map(tuple)
+
+
+def _frame(target: int, path: tuple[str, ...], args: Any) -> bytes:
+    return _framed(CODEC.call(target, path, args, {}, _nothing))
+
+
+def _framed(message: Any) -> bytes:
+    frame = CODEC.frame([message])
+    assert isinstance(frame, bytes)
+    return frame
+
+
+def _messages(data: bytes) -> tuple[list[list[Any]], bool]:
+    """What the general way reads."""
+    frames: list[Any] = list(_opened().feed(data))
+    assert len(frames) == 1
+    return CODEC.decode(frames[0])
+
+
+def _nothing(value: Any) -> Any:
+    raise CannotPass(f"{value!r} is not for this test")
+
+
+@given(ids, paths, st.lists(others, max_size=26).map(tuple))
+def test_a_call_is_written_and_read_as_in_the_general_way(target, path, args) -> None:
+    expected = _frame(target, path, args)
+    for _ in range(2):  # also with what was noted the first time
+        written = LONE.write_call(target, path, args)
+        assert written in (None, expected)
+        read = LONE.read_call(expected)
+        ((word, *fields),), _ = _messages(expected)
+        assert word == CALL
+        assert read is None or repr(list(read)) == repr(fields)
+
+
+@pytest.mark.parametrize("args", [(), (1, -1, 300), ("text", "x" * 50, None, True, False, 24)])
+@pytest.mark.parametrize("target", [0, 23, 200, -1, -200, -3000])
+def test_the_usual_call_is_written_and_read_alone(target: int, args: tuple[Any, ...]) -> None:
+    for path in (("name",), ()):
+        frame = _frame(target, path, args)
+        assert LONE.write_call(target, path, args) == frame
+        if -1 not in args:
+            assert LONE.read_call(frame) == (target, list(path), list(args))
+
+
+@given(ids.filter(lambda id: id > 0), others)
+def test_an_answer_is_written_and_read_as_in_the_general_way(id, value) -> None:
+    expected = _framed(CODEC.resolve(id, value, _nothing))
+    assert LONE.write_answer(id, value) in (None, expected)
+    read = LONE.read_answer(expected, id)
+    ((word, told, decoded),), _ = _messages(expected)
+    assert (word, told) == (RESOLVE, id)
+    if len(expected) < 250:
+        assert repr(read) == repr(decoded)
+    else:
+        assert read is UNUSUAL or repr(read) == repr(decoded)
+    assert LONE.read_answer(expected, id + 1) is UNUSUAL
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=40),
+        st.binary(max_size=24).map(lambda rest: b"\x81\x84\x01\x00\x81" + rest),
+        st.binary(max_size=24).map(lambda rest: b"\x81\x84\x01\x00\x81\x63add" + rest),
+        st.binary(max_size=24).map(lambda rest: b"\x81\x83\x05\x07" + rest),
+    ),
+    st.booleans(),
+)
+def test_whatever_comes_it_reads_nothing_that_the_general_way_does_not(content, framed) -> None:
+    size = len(content)
+    data = (
+        content
+        if not framed
+        else (bytes((0x40 + size,)) if size < 24 else bytes((0x58, size))) + content
+    )
+    call, answer = LONE.read_call(data), LONE.read_answer(data, 7)
+    if call is not None:
+        assert _messages(data) == ([[CALL, *call]], False)
+    if answer is not UNUSUAL:
+        messages, marked = _messages(data)
+        assert not marked
+        assert repr(messages) == repr([[RESOLVE, 7, answer]])
+
+
+def test_behind_a_part_of_a_frame_nothing_comes_alone() -> None:
+    codec = _opened()
+    call = _frame(0, ("add",), (1, 2))
+    assert codec.lone.read_call(call) is not None
+    assert list(codec.feed(call[:3])) == []
+    assert codec.lone.read_call(call) is None
+    assert codec.lone.read_answer(_framed(codec.resolve(7, 1, _nothing)), 7) is UNUSUAL
+
+
+def test_what_holds_references_does_not_come_alone() -> None:
+    reference = bytes.fromhex("d9c0de820020")  # a mine, id -1
+    assert LONE.read_call(b"\x51\x81\x84\x01\x00\x81\x63add\x81" + reference) is None
+    assert LONE.read_answer(b"\x4a\x81\x83\x05\x07" + reference, 7) is UNUSUAL
+
+
+def test_the_heads_that_a_peer_sends_are_not_noted_for_ever() -> None:
+    codec = _opened()
+    for n in range(5000):
+        assert codec.lone.read_call(_frame(0, (f"name{n}",), ())) is not None
+    assert len(codec.lone._heads) <= 1000
