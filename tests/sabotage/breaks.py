@@ -1356,7 +1356,7 @@ BREAKS = [
         "what holds objects is released as late as plain data",
         "_outbox.py",
         "        self._answered.append(id)\n        self.due = WAITS_UP_TO\n",
-        "        self._answered.append(id)\n        self._due += EACH_RELEASE\n",
+        "        self._answered.append(id)\n        self.due += EACH_RELEASE\n",
         ("outbox::what_holds_much_or_objects_is_released_with_the_next_frame[object]",),
     ),
     Break(
