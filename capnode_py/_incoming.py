@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import _tables
 from ._cap_ids import redacted
 from ._cell import FULFILLED, PULLED, UNDECIDED, Answer, Call, Cell, Position
+from ._circles import PROBE
 from ._errors import LocalProtocolError, PeerLost, RemoteError, RemoteProtocolError
 from ._long import Frame
 from ._messages import (
@@ -511,8 +512,10 @@ class Incoming:
             raise RemoteProtocolError(f"a malformed ping: {_shorten(message)}")
         pong = partial(self._session.control, PONG, nonce)
         if where:
-            position = Position(self._session, self._seam.exported(where[0]), pong)
-            self._router.arrive(position, self._share)
+            target = self._seam.exported(where[0])
+            self._router.arrive(Position(self._session, target, pong), self._share)
+            if nonce >= PROBE:
+                self._session.circles.probed(nonce, target)
         else:
             self._router.check_reading()
             pong()

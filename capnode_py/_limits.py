@@ -32,6 +32,12 @@ class Limits:
     message of some hundred bytes that makes a million calls, or a value that doubles forty times.
     """
 
+    max_sent_back: int = 10_000
+    """Calls of the other side that wait for promises of its own, to which they were sent back. The
+    next is rejected. Stops a promise that depends on a call through itself, which two hosts would
+    send to and fro until both are full.
+    """
+
     high_water: int = 1 * MIB
     """Unsent bytes above which nothing new is started for this peer, and `drain` waits. Stops a
     peer that calls and does not read its answers."""

@@ -156,8 +156,7 @@ class Router:
                 else:
                     item.target, item.path = target, path
                     if target.state != HELD and target.import_id:
-                        target.used = True
-                        target.session.forward(item, target.import_id)
+                        target.session.forward_through(target, item)
                     else:
                         target.enqueue(item)
                     return

@@ -20,10 +20,12 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from ._cell import FULFILLED, NOT_YET, PENDING, PULLED, REJECTED, UNDECIDED, Answer, Call, Cell
+from ._circles import Circles
 from ._delegation import Delegation
 from ._errors import (
     CannotPass,
     CapnodeError,
+    LimitExceeded,
     PeerClosed,
     PeerDied,
     ProtocolError,
@@ -153,6 +155,7 @@ class Session:
         incoming: what comes from the other side; `outgoing`: what we say.
         holding: what those want to know who hold and are held.
         delegation: cap_ids.
+        circles: promises of the other side that calls go on through.
     """
 
     def __init__(
@@ -189,6 +192,7 @@ class Session:
         self._outbox = Outbox(codec, wake=driver.wake, wake_later=driver.wake_later)
         self._seam = Seam(self, codec, self.imports, self.exports, get_index, host)
         self._router = Router(self, limits, start=driver.start, backlog=self.backlog)
+        self.circles = Circles(self, limits)
         self.holding = Holding(self, driver, codec, self._outbox, host, get_index)
         self.outgoing: Outgoing = Outgoing(self, codec, self._outbox, self._seam, limits)
         self._call = self.outgoing.call
@@ -370,7 +374,9 @@ class Session:
         if self.error is None:
             self.control(PULL, cell.import_id)
 
-    def ping(self, passed: Callable[[], None], target: int | None = None) -> None:
+    def ping(
+        self, passed: Callable[[], None], target: int | None = None, nonce: int | None = None
+    ) -> None:
         """Call `passed` when the pong comes; with an id, a position on that promise."""
         where: tuple[int, ...] = ()
         if target is not None:
@@ -379,10 +385,11 @@ class Session:
         if not self.traits.ping:
             self._read_back(passed, target)
             return
-        self._last_nonce += 1
-        self._pings[self._last_nonce] = passed
+        if nonce is None:
+            self._last_nonce = nonce = self._last_nonce + 1
+        self._pings[nonce] = passed
         self._outbox.hurry()  # what was given up before the ping is gone when its pong comes
-        self.control(PING, self._last_nonce, *where)
+        self.control(PING, nonce, *where)
 
     def _read_back(self, passed: Callable[[], None], target: int | None) -> None:
         """A ping where there is no such word: what comes back stands behind all that the other side
@@ -430,10 +437,23 @@ class Session:
 
     # What the router and the cells ask.
 
+    def forward_through(self, cell: Cell, call: Call) -> None:
+        """A call that stands on a promise of ours to come goes down the wire."""
+        cell.used = True
+        try:
+            if self._driver.here():
+                self.circles.pass_by(call, cell)
+        except LimitExceeded as error:
+            cast(Session, call.session).fail(call, error)
+        else:
+            self.forward(call, cell.import_id)
+
     def forward(self, call: Call, target: int) -> None:
         """A call that stands on an import of ours goes down the wire; its reply follows."""
+        caller = cast(Session, call.session)
         if not self._driver.here():
-            self.fail(call, CapnodeError("a stub of a connection in another thread or event loop"))
+            elsewhere = "a stub of a connection in another thread or event loop"
+            caller.fail(call, CapnodeError(elsewhere))
             return
         try:
             if call.reply is None:
@@ -441,7 +461,7 @@ class Session:
                 return
             question = self.outgoing.call(target, call.path, call.args, call.kwargs)
         except Exception as error:  # noqa: BLE001 - rule 8: every call is answered
-            self.fail(call, error)
+            caller.fail(call, error)
             return
         if not call.reply.wanted:
             question.pulled = NOT_YET

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from capnode_py import CapnodeError, PeerLost, RemoteError, Target
+from capnode_py import CapnodeError, Limits, PeerLost, RemoteError, Target
 from capnode_py._messages import Promised, Yours
 from capnode_py.testing import FakeDriver, Fence, Wire
 
@@ -387,3 +387,109 @@ def test_a_circle_of_bare_promises_over_the_wire_ends_with_the_connection(wire: 
     with pytest.raises(PeerLost):
         circle.task.result()
     circle.kept.clear()
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe is sent early."""
+    monkeypatch.setattr("capnode_py._circles.MANY", 20)
+
+
+def run_to_the_end(wire: Wire) -> None:
+    """Where that does not come by itself, this ends all the same."""
+    for _ in range(300):
+        for side in wire.sides:
+            side.turn()
+            if side.inbox:
+                side.deliver()
+    assert not any(side.inbox for side in wire.sides), "something goes round"
+
+
+@pytest.mark.parametrize("how", ["one way", "dropped", "awaited"])
+@pytest.mark.usefixtures("few")
+def test_a_call_through_a_circle_does_not_go_round_for_ever(wire: Wire, how: str) -> None:
+    """P12: also where nobody waits for it, so that nothing counts it."""
+    circle = Circle(wire, inside=False)
+    promise = circle.kept[0]
+    if how == "one way":
+        circle.near.peer.notify(promise.note)
+    elif how == "dropped":
+        promise.note()
+    else:
+        task = circle.near.spawn(promise.note())
+    run_to_the_end(wire)
+    with pytest.raises(CapnodeError, match="waits for itself"):
+        circle.task.result()
+    if how == "awaited":
+        with pytest.raises(CapnodeError, match="waits for itself"):
+            task.result()
+    assert len(circle.near.sent) < 150
+    assert circle.near.session.error is None
+    circle.kept.clear()
+    del promise
+
+
+@pytest.mark.usefixtures("few")
+def test_a_call_through_a_circle_of_three_hosts_does_not_go_round_for_ever(wire: Wire) -> None:
+    """P12"""
+    kept: list[Any] = []
+    sides: dict[str, FakeDriver] = {}
+
+    def ask(name: str) -> Any:
+        return lambda: sides[name].index.go()
+
+    sides["ab"], _ = wire.link({}, {"go": ask("bc")}, names=("ab", "ba"))
+    sides["bc"], _ = wire.link({}, {"go": ask("ca")}, names=("bc", "cb"))
+    sides["ca"], _ = wire.link({}, {"go": lambda: kept[0]}, names=("ca", "ac"))
+    kept.append(sides["ab"].index.go())
+    task = sides["ab"].spawn(kept[0])
+    wire.run()
+    assert not task.done
+    sides["ab"].peer.notify(kept[0].note)
+    run_to_the_end(wire)
+    with pytest.raises(CapnodeError, match="waits for itself"):
+        task.result()
+    kept.clear()
+
+
+@pytest.mark.usefixtures("few")
+def test_many_calls_through_a_promise_that_leads_on_are_no_circle(wire: Wire) -> None:
+    """P12: a probe comes to an end, and changes nothing."""
+    near: FakeDriver
+    far: FakeDriver
+    fence = Fence()
+    seen: list[int] = []
+
+    async def late() -> Any:
+        await fence.wait()
+        return seen.append
+
+    near, far = wire.link({"late": late}, {"get": lambda: far.index.late()})
+    promise = near.index.get()
+    for n in range(100):
+        near.peer.notify(promise, n)
+    wire.run()
+    assert (near.counts()["ping"], far.counts()["ping"]) == (5, 10)  # of which it hands on five
+    fence.set()
+    wire.run()
+    assert seen == [*range(100)]
+
+
+def test_a_promise_that_depends_on_a_call_through_itself_is_rejected(wire: Wire) -> None:
+    """P12, T4: two hosts would send it to and fro until one is full. The session lives."""
+    near: FakeDriver
+    far: FakeDriver
+    kept: list[Any] = []
+    near, far = wire.link(
+        {"again": lambda: kept[0].more()},
+        {"get": lambda: far.index.again(), "alive": lambda: "alive"},
+        limits=Limits(max_sent_back=30),
+        far_limits=Limits(max_sent_back=50),
+    )
+    kept.append(near.index.get())
+    task = near.spawn(kept[0])
+    run_to_the_end(wire)
+    with pytest.raises(CapnodeError, match=r"30 calls of the other side.*Limits\.max_sent_back"):
+        task.result()
+    assert near.get(near.index.alive()) == "alive"
+    kept.clear()

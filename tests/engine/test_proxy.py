@@ -399,3 +399,19 @@ def test_calls_held_behind_a_ping_end_with_any_of_the_connections(wire: Wire) ->
             three.thirds.kept.clear()
             del promise, calls, tasks, task
             wire.check_quiet()
+
+
+def test_why_the_middle_could_not_pass_a_call_on_is_told_whenever_it_is_asked(wire: Wire) -> None:
+    """C5, P5"""
+    given: list[Any] = []
+    near, _far = wire.link(far_index={"get": lambda: given[0]})
+    middle, _third = wire.link(far_index={"open": lambda: print}, names=("middle", "third"))
+    given.append(middle.get(middle.index.open()))
+    stub = near.get(near.index.get())
+    given[0].dealloc()
+    failed = stub(1)
+    failed.more()  # so that the outcome is not sent
+    wire.run()
+    with pytest.raises(RemoteError, match="given up"):
+        near.get(failed)
+    given.clear()

@@ -396,8 +396,8 @@ BREAKS = [
         "5, 13",
         "a position overtakes the calls that are kept",
         "_incoming.py",
-        "            self._router.arrive(position, self._share)\n",
-        "            self._router.route(position)\n",
+        "            self._router.arrive(Position(self._session, target, pong), self._share)\n",
+        "            self._router.route(Position(self._session, target, pong))\n",
         ("order::a_position_is_kept_with_the_calls_that_are_kept",),
     ),
     Break(
@@ -475,6 +475,41 @@ BREAKS = [
         ("calls::a_settled_promise_is_passed_on_as_its_value",),
     ),
     # 8. Every call is answered once.
+    Break(
+        "8",
+        "a call that cannot be passed on is answered by the wrong connection",
+        "_session.py",
+        "        caller = cast(Session, call.session)\n",
+        "        caller = self\n",
+        ("proxy::why_the_middle_could_not_pass_a_call_on_is_told_whenever_it_is_asked",),
+    ),
+    Break(
+        "8",
+        "calls go round a circle of promises for ever",
+        "_circles.py",
+        "        if count % MANY == 0:\n",
+        "        if False:\n",
+        (
+            "chains::a_call_through_a_circle_does_not_go_round_for_ever[one way]",
+            "chains::a_call_through_a_circle_does_not_go_round_for_ever[dropped]",
+        ),
+    ),
+    Break(
+        "8",
+        "a probe ends at the host that was asked",
+        "_circles.py",
+        "            session.circles.hand_on(nonce, value)\n",
+        "            pass\n",
+        ("chains::a_call_through_a_circle_of_three_hosts_does_not_go_round_for_ever",),
+    ),
+    Break(
+        "8",
+        "a promise may depend on a call through itself",
+        "_circles.py",
+        "            if len(self._sent_back) >= self._most:\n                raise",
+        "            if False:\n                raise",
+        ("chains::a_promise_that_depends_on_a_call_through_itself_is_rejected",),
+    ),
     Break(
         "8",
         "a call whose path leads nowhere has no answer",
