@@ -46,8 +46,10 @@ _LONGEST_LINE = 64 * 1024  # what of a line on stderr is taken for a line of its
 _PIPE_READS = 32  # more than a pipe holds, unless somebody goes on writing
 _JUNK_SHOWN = 500  # bytes of it, in an error
 _EXIT_WAIT = 0.09  # how long an error waits for the exit code, when the stream has ended
+_EXITING_WAIT = 2.0  # how long, if the kernel says that it is exiting
 _READ_WAIT = 0.05  # how long, when the child has ended, for the end of the stream
 _STDERR_WAIT = 0.1  # how long closing waits for the end of stderr, which another may hold open
+_PF_EXITING = 4  # include/linux/sched.h
 _TERM_WAIT = 0.5  # between closing its stdin, SIGTERM and SIGKILL
 
 Command: TypeAlias = "Sequence[str | os.PathLike[str]]"
@@ -357,6 +359,15 @@ def _has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
+def _is_exiting(pid: int) -> bool:
+    """Is it on its way out? The kernel closes what a process had open before it tells the exit."""
+    try:
+        flags = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[6]
+    except (OSError, IndexError):
+        return False
+    return bool(int(flags) & _PF_EXITING)
+
+
 def request_logs(how: Recipe) -> tuple[dict[str, str], Callable[[], object]]:
     """What to add to the child's environment, and what to do when it is gone."""
     if how.logs is None:
@@ -476,7 +487,8 @@ class Child:
 
     async def _explain(self, error: PeerLost) -> PeerLost:
         """The stream has ended: what became of the child?"""
-        await self._driver.within(_EXIT_WAIT, self._exited.wait)
+        if not await self._exits_within(_EXIT_WAIT) and _is_exiting(self.process.pid):
+            await self._exits_within(_EXITING_WAIT)
         self._hear_the_rest()
         greeted = not self._driver.session.wants_hello
         returncode = self.process.returncode
@@ -487,6 +499,10 @@ class Child:
             lost = self._died(returncode, greeted=greeted)
         self._annotate(lost, b"" if greeted else self._driver.session.junk)
         return lost
+
+    async def _exits_within(self, seconds: float) -> bool:
+        # On a busy machine the time is over before we have been told: so look.
+        return await self._driver.within(seconds, self._exited.wait) or self.reap()
 
     def _hear_the_rest(self) -> None:
         """What it said before it ended stands in the pipe, and need not be waited for."""
@@ -541,16 +557,15 @@ class Child:
                     self.process.wait(_TERM_WAIT)
 
     async def _see_out(self) -> None:
-        within, exited = self._driver.within, self._exited.wait
         for sent in (signal.SIGTERM, signal.SIGKILL):
-            if await within(_TERM_WAIT, exited):
+            if await self._exits_within(_TERM_WAIT):
                 break
             logger.info("%s does not end: sending %s", self._what(), sent.name)
             signal_group(self.process.pid, sent)
             signal_group(self.process.pid, signal.SIGCONT)  # it may be stopped
-        if not await within(_TERM_WAIT, exited):
+        if not await self._exits_within(_TERM_WAIT):
             logger.warning("%s survives SIGKILL; it is left alone", self._what())
-        if not await within(_STDERR_WAIT, self._silent.wait):
+        if not await self._driver.within(_STDERR_WAIT, self._silent.wait):
             self._stop_hearing()
             await self._silent.wait()
 

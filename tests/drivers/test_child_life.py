@@ -593,13 +593,14 @@ def test_a_busy_child_goes_with_its_parent(serves, call, told):
 
 @EACH_KIND
 async def test_a_handler_that_blocks_the_loop_is_named_on_stderr(driver, start):
-    lines: list[str] = []
-    async with start([*LIFE, "loop", "hasty"], stderr=lines.append) as peer:
-        assert await peer.index.block(0.5) == "rested"
-    said = "\n".join(lines)
-    assert "Life.block (life.py:" in said
-    assert "has blocked the event loop" in said
-    assert "@capnode.in_thread" in said
+    async with start([*LIFE, "loop", "hasty"], stderr="capture") as peer:
+        said = await peer.index.block_until_it_is_said()
+        assert re.match(
+            r"Life\.block_until_it_is_said \(life\.py:\d+\) has blocked the event", said
+        )
+        assert "@capnode.in_thread" in said
+    # Nobody has set up logging there: a warning goes to stderr.
+    assert peer.stderr_tail.startswith("the event loop goes on, after ")
 
 
 # Many.

@@ -1502,8 +1502,8 @@ BREAKS = [
         "child",
         "closing waits for who holds the stderr of a child",
         "_child.py",
-        "        if not await within(_STDERR_WAIT, self._silent.wait):\n",
-        "        if not await within(60, self._silent.wait):\n",
+        "        if not await self._driver.within(_STDERR_WAIT, self._silent.wait):\n",
+        "        if not await self._driver.within(60, self._silent.wait):\n",
         (f"{LIFE}::closing_does_not_wait_for_a_pipe_that_a_grandchild_holds[asyncio]",),
     ),
     Break(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -21,6 +22,17 @@ from capnode_py import _watchdog
 def sleep(seconds: float) -> None:
     """Block the thread."""
     threading.Event().wait(seconds)
+
+
+class _Said(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = threading.Event()
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text = record.getMessage()
+        self.heard.set()
 
 
 class Life(capnode.Target):
@@ -51,9 +63,16 @@ class Life(capnode.Target):
         sleep(seconds)
         return "rested"
 
-    async def block_after(self, started: Any) -> None:
-        await started()
-        sleep(60)
+    def block_until_it_is_said(self) -> str:
+        """Block the loop, until the log has told so."""
+        said = _Said()
+        logger = logging.getLogger("capnode_py.stdio")
+        logger.addHandler(said)
+        try:
+            assert said.heard.wait(20)
+        finally:
+            logger.removeHandler(said)
+        return said.text
 
     def block_quietly(self) -> None:
         """And tell what ends it."""
