@@ -105,6 +105,18 @@ async def test_an_exit_in_a_handler_is_the_answer_and_not_the_end(driver, start)
 
 
 @EACH_KIND
+async def test_an_exception_that_ends_the_loop_is_a_death_as_well(driver, start):
+    """Of a handler's, KeyboardInterrupt alone does that."""
+    async with start([*LIFE, "loop"], stderr="capture") as peer:
+        pending = peer.index.wait()
+        with pytest.raises(capnode.CapnodeError):
+            await peer.index.die("interrupt")
+        with pytest.raises(capnode.PeerDied, match="during wait") as caught:
+            await pending
+        assert caught.value.stderr_tail.endswith("KeyboardInterrupt")
+
+
+@EACH_KIND
 async def test_a_death_is_seen_though_a_grandchild_holds_the_wire(driver, start):
     """In a session of its own, so that it outlives the child, with all of its descriptors."""
     async with start([*LIFE, "loop"], stderr="capture") as peer:
@@ -307,6 +319,32 @@ async def test_the_environment_is_ours_or_given_and_can_be_added_to(driver, star
     async with start([*LIFE, "loop"], add_env={"B": "3"}) as peer:
         seen = await peer.index.environment()
     assert {**os.environ, "B": "3"}.items() <= seen.items()
+
+
+@pytest.mark.drivers("asyncio", "trio")
+async def test_a_supervised_child_takes_the_same_options(driver):
+    lines: list[str] = []
+    options: dict[str, Any] = {"application": "shop", "channel": "pipe", "add_env": {"B": "3"}}
+    argv = [*LIFE, "loop", "application=shop"]
+    async with capnode.supervise(argv, stderr=lines.append, **options) as peer:
+        await peer.index.say("one")
+        assert (await peer.index.environment())["B"] == "3"
+        with pytest.raises(capnode.PeerRestarted):
+            await peer.index.die("exit")
+        await peer.wait_started()
+        assert peer.application_version == 1
+    assert lines == ["one", "last words"]
+
+
+@EACH_KIND
+async def test_the_logs_of_a_child_are_asked_for_by_any_parent(driver, start, caplog):
+    with caplog.at_level(logging.INFO):
+        async with start([*LIFE, "loop"], logs=True, nickname="Ann") as peer:
+            await peer.index.log("from the child")
+            await peer.ping()
+    records = [record for record in caplog.records if record.name == "life"]
+    assert [record.getMessage() for record in records] == ["from the child"]
+    assert records[0].__dict__["peer"] == "Ann"
 
 
 @pytest.mark.parametrize("name", ["env", "add_env"])

@@ -55,6 +55,8 @@ class Life(capnode.Target):
         print("last words", file=sys.stderr, flush=True)
         if how == "exit":
             os._exit(3)
+        if how == "interrupt":
+            raise KeyboardInterrupt
         if how == "system-exit":
             raise SystemExit(3)
         os.kill(os.getpid(), getattr(signal, how))
@@ -104,6 +106,9 @@ class Life(capnode.Target):
         import asyncio
 
         await asyncio.Event().wait()
+
+    def log(self, text: str) -> None:
+        logging.getLogger("life").warning(text)
 
     def say(self, *lines: str) -> None:
         for line in lines:
