@@ -37,6 +37,7 @@ class Floor:
             self._child = subprocess.Popen(
                 command, stdin=theirs.fileno(), stdout=theirs.fileno(), cwd=ROOT
             )
+        self.pid = self._child.pid
         self._fd = ours.detach()
 
     def call(self) -> None:

@@ -40,7 +40,7 @@ class CapnodePeer(Subject):
         index = self._peer.index
         for _ in range(n // window):
             if self.loop == "trio":
-                await _gather_on_trio([index.add(1, 2) for _ in range(window)])
+                await gather_on_trio([index.add(1, 2) for _ in range(window)])
             else:
                 await asyncio.gather(*[index.add(1, 2) for _ in range(window)])
         return True
@@ -113,7 +113,7 @@ def _traced() -> Iterator[Callable[[], int]]:
         tracemalloc.stop()
 
 
-async def _gather_on_trio(promises: list[capnode.Promise]) -> None:
+async def gather_on_trio(promises: list[capnode.Promise]) -> None:
     import trio
 
     async def settled(promise: capnode.Promise) -> None:

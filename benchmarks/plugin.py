@@ -23,6 +23,13 @@ class Plugin(capnode.Target):
     async def call_back(self, function: Any) -> int:
         return await function(1)
 
+    async def call_back_often(self, function: Any, times: int) -> None:
+        for _ in range(times):
+            await function(1)
+
+    def echo(self, value: Any) -> Any:
+        return value
+
     def itself(self) -> Plugin:
         return self
 
@@ -41,6 +48,17 @@ class Plugin(capnode.Target):
         return stats.exports - stats.answers - 1
 
 
+class BlockingPlugin(Plugin):
+    """The same for a child without a loop, where calls give values."""
+
+    def call_back_often(self, function: Any, times: int) -> None:  # type: ignore[override]
+        for _ in range(times):
+            function(1)
+
+    def itself(self) -> BlockingPlugin:
+        return self
+
+
 async def _serve_on_trio() -> None:
     async with capnode.stdio(Plugin()) as peer:
         await peer.wait_closed()
@@ -52,6 +70,8 @@ if __name__ == "__main__":
         import trio
 
         trio.run(_serve_on_trio)
+    elif loop == "blocking":
+        capnode.sync.serve_stdio(BlockingPlugin())
     else:
         if loop == "asyncio":
             sys.modules["uvloop"] = None  # type: ignore[assignment]  # as if it were not installed
