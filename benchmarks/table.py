@@ -155,14 +155,18 @@ class Failed(Exception):
 class Column:
     """A contender, and what was found of it.
 
+    Args:
+        root: where its program starts: this tree, or another with another version of the library.
+
     Attributes:
         figures: the runs of each row.
         cannot: why there are none.
     """
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, root: Path = ROOT) -> None:
         self.entry = entry
         self.name = entry.name
+        self.root = root
         self.figures: dict[str, list[float]] = {}
         self.cannot: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -172,11 +176,12 @@ class Column:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.worker", self.name, str(theirs.fileno())],
+                env={**os.environ, "PYTHONPATH": str(self.root)},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL if not os.environ.get("BENCH_STDERR") else None,
-                cwd=ROOT,
+                cwd=self.root,
                 start_new_session=True,
             )
         self._socket = ours
@@ -235,13 +240,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All figures, as they are kept in the file of results."""
     one = {min(os.sched_getaffinity(0))} if options.cpu is None else {options.cpu}
     everything = set(range(os.cpu_count() or 1))
-    columns = [Column(entry) for entry in ENTRIES if _wanted(entry.name, options.only)]
+    columns = [Column(entry) for entry in ENTRIES if wanted(entry.name, options.only)]
     os.sched_setaffinity(0, one)
     try:
         for column in columns:
             _start(column)
         for row in ROWS:
-            if not _wanted(row.key, options.rows):
+            if not wanted(row.key, options.rows):
                 continue
             print(f"{row.name} ...", file=sys.stderr, flush=True)
             for run in range(min(options.runs, row.most)):
@@ -269,7 +274,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _wanted(name: str, asked: Sequence[str]) -> bool:
+def wanted(name: str, asked: Sequence[str]) -> bool:
     return not asked or any(part.lower() in name.lower() for part in asked)
 
 
@@ -295,13 +300,13 @@ def _run(column: Column, row: Row, seconds: float, cpus: set[int], run: int) -> 
         column.cannot[row.key] = str(error)
         column.figures.pop(row.key, None)
         return
-    column.figures.setdefault(row.key, []).append(_figure(row, found["seconds"]))
+    column.figures.setdefault(row.key, []).append(figure(row, found["seconds"]))
     if row.key == "call":
         column.figures.setdefault("cpu_here", []).append(found["here"] * 1e6)
         column.figures.setdefault("cpu_there", []).append(found["there"] * 1e6)
 
 
-def _figure(row: Row, seconds: float) -> float:
+def figure(row: Row, seconds: float) -> float:
     if row.unit == "MB/s":
         return float(2 * row.arguments["size"] / seconds / 1e6)
     return {"/s": 1 / seconds, "us": seconds * 1e6, "ms": seconds * 1e3}[row.unit]
@@ -316,6 +321,9 @@ def _find(column: Column, find: Any, options: argparse.Namespace) -> None:
         _peak: ["peak_here", "peak_there"],
     }[find]
     if keys[0] in column.cannot:
+        return
+    if column.name.startswith("floor") and find in (_first, _import):
+        column.cannot.update(dict.fromkeys(keys, "no program that anybody would write"))
         return
     try:
         for values in find(column, options):
@@ -332,11 +340,10 @@ def _first(column: Column, options: argparse.Namespace) -> Iterator[list[float]]
 
 
 def _import(column: Column, options: argparse.Namespace) -> Iterator[list[float]]:
-    module = column.entry.make().imported if column.entry.at else ""
-    program = f"import {module}" if module else "pass"
+    program = column.entry.make().imports
     for _ in range(min(options.runs, 5)):
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-c", program], cwd=column.root, check=True)
         yield [(time.perf_counter() - started) * 1e3]
 
 

@@ -66,19 +66,24 @@ class Worker:
         await fresh.close()
         return {"seconds": took}
 
-    async def references(self) -> dict[str, Any]:
-        """The bytes that one takes on either side, when many are held."""
+    async def references(self, n: int = 0) -> dict[str, Any]:
+        """The bytes that one takes on either side, when many are held; the seconds of taking and
+        of dropping one."""
         contender = self._contender
-        n = contender.holds
+        n = n or contender.holds
         await contender.hold(n // 10)  # what is made once and stays
         await contender.drop()
         before = memory_of(os.getpid()), memory_of(contender.pid)
+        started = time.perf_counter()
         await contender.hold(n)
+        took = time.perf_counter() - started
         await contender.call(1)
         after = memory_of(os.getpid()), memory_of(contender.pid)
+        started = time.perf_counter()
         await contender.drop()
+        dropped = time.perf_counter() - started
         here, there = ((late - early) / n for early, late in zip(before, after, strict=True))
-        return {"here": here, "there": there}
+        return {"here": here, "there": there, "take": took / n, "drop": dropped / n}
 
     async def peak(self, size: int) -> dict[str, Any]:
         """The largest memory of both processes while a value of this size is echoed twice."""

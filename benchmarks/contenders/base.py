@@ -21,14 +21,14 @@ class Contender:
 
     Attributes:
         loop: "uvloop", "asyncio" or "trio"; "" if it blocks.
-        imported: the module that a program imports to use it.
+        imports: what a program imports to use it.
         cannot: why it does not do a row, by the name of the method.
         holds: how many references to make, to see what one takes.
         pid: of the child, while it is open.
     """
 
     loop = ""
-    imported: ClassVar[str] = ""
+    imports: ClassVar[str] = "pass"
     cannot: ClassVar[Mapping[str, str]] = {}
     holds = 10_000
     pid: int

@@ -20,7 +20,7 @@ _WORDS = 1 << 40  # which may be looked at in one message: by default 64 MiB
 
 class ByCapnp(Contender):
     loop = "asyncio"
-    imported = "capnp"
+    imports = "import capnp"
     cannot: ClassVar = {"batch": "no batches"}
 
     def run(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:

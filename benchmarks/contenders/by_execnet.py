@@ -26,7 +26,7 @@ for name, args in channel:
 
 
 class ByExecnet(Contender):
-    imported = "execnet"
+    imports = "import execnet"
     cannot: ClassVar = {
         "batch": "no batches",
         "chain": "no references",

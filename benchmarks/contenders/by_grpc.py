@@ -20,7 +20,7 @@ _OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_len
 
 class ByGrpc(Contender):
     loop = "asyncio"
-    imported = "grpc.aio"
+    imports = "import grpc.aio"
     cannot: ClassVar = {
         "batch": "no batches",
         "callback": "no callbacks but a stream by hand",

@@ -16,7 +16,7 @@ from .base import ROOT, Contender, python
 
 class ByMcp(Contender):
     loop = "asyncio"
-    imported = "mcp"
+    imports = "import mcp"
     cannot: ClassVar = {
         "batch": "no batches",
         "callback": "its protocol of 2026 has no way back: what a tool asks for ends its call",

@@ -16,7 +16,7 @@ Pyro5.api.config.MAX_MESSAGE_SIZE = 1 << 30
 
 
 class ByPyro(Contender):
-    imported = "Pyro5.api"
+    imports = "import Pyro5.api"
     holds = 1000
     cannot: ClassVar = {"in_flight": "a call blocks its thread; a proxy belongs to one"}
 

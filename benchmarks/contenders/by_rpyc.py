@@ -15,7 +15,7 @@ _CONFIG = {"allow_public_attrs": True, "sync_request_timeout": None}
 
 
 class ByRpyc(Contender):
-    imported = "rpyc"
+    imports = "import rpyc"
     cannot: ClassVar = {"batch": "no batches"}
 
     async def open(self) -> None:

@@ -15,7 +15,7 @@ class ByConnection(Contender):
     """A dispatch by hand: one call after the other. Bytes go as `send_bytes` sends them, which is
     what the documentation says for bytes."""
 
-    imported = "multiprocessing.connection"
+    imports = "from multiprocessing import Pipe, Process"
     cannot: ClassVar = {
         "in_flight": "a dispatcher by hand, one call at a time",
         "batch": "a dispatcher by hand, one call at a time",
@@ -104,7 +104,7 @@ Manager.register("Itself", exposed=_METHODS, method_to_typeid=_SAME, create_meth
 
 
 class ByManager(Contender):
-    imported = "multiprocessing.managers"
+    imports = "import multiprocessing.managers"
     holds = 1000
     cannot: ClassVar = {
         "in_flight": "a call blocks its thread",

@@ -22,7 +22,7 @@ def _command(loop: str) -> list[str]:
 
 
 class Capnode(Contender):
-    imported = "capnode_py"
+    imports = "from capnode_py import spawn"
 
     def __init__(self, loop: str) -> None:
         self.loop = loop
@@ -97,7 +97,7 @@ async def _on_trio(*promises: capnode.Promise) -> None:
 
 
 class BlockingCapnode(Contender):
-    imported = "capnode_py.sync"
+    imports = "from capnode_py.sync import spawn"
 
     def __init__(self) -> None:
         self._held: list[Any] = []
