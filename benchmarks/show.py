@@ -234,3 +234,79 @@ def _panel(results: Results, row: Row) -> tuple[str, int]:
             f'<text x="{x + 8:.1f}" y="{y + 4}" fill="{_INK}">{number(value, row.unit)}</text>'
         )
     return "".join(parts), bottom + 20
+
+
+# Curves: a panel for each, both scales logarithmic.
+
+_COLOURS = ("#1a6fb5", "#58a6de", "#9a9a9a", "#c8742c", "#7b4fa3", "#3d9c5a")
+Panel = tuple[str, str, str, Mapping[str, Sequence[tuple[float, float]]]]
+
+
+def lines(panels: Sequence[Panel], machine: Mapping[str, str]) -> str:
+    """The picture of curves: title, x, y and the points by name, for each panel."""
+    drawn = [
+        f'<g transform="translate({10 + n % 2 * _PANEL},{n // 2 * 330})">{_curves(panel)}</g>'
+        for n, panel in enumerate(panels)
+    ]
+    height = -(-len(panels) // 2) * 330 + 30
+    told = f"{machine['CPU']}; {machine['kernel']}; {machine['Python']}; pinned to one CPU"
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
+        f'width="{_WIDTH}" height="{height}" font-family="sans-serif" font-size="11">'
+    )
+    foot = f'<text x="10" y="{height - 10}" fill="{_INK}">{escape(told)}</text>'
+    back = f'<rect width="{_WIDTH}" height="{height}" fill="white"/>'
+    return "\n".join([head, back, *drawn, foot, "</svg>", ""])
+
+
+def _curves(panel: Panel) -> str:
+    title, x_name, y_name, points = panel
+    pairs = [pair for some in points.values() for pair in some]
+    xs = _decades([x for x, _ in pairs])
+    ys = _decades([y for _, y in pairs])
+    left, right, top, bottom = 60, _PANEL - 20, 60, 280
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = (math.log10(x) - xs[0]) / (xs[-1] - xs[0])
+        up = (math.log10(y) - ys[0]) / (ys[-1] - ys[0])
+        return left + across * (right - left), bottom - up * (bottom - top)
+
+    parts = [
+        f'<text x="0" y="20" font-size="13" font-weight="bold" fill="{_INK}">{escape(title)}</text>'
+    ]
+    for power in xs:
+        x, _ = at(10**power, 10 ** ys[0])
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}" stroke="{_RULE}"/>')
+        parts.append(_label(x, bottom + 14, _power(power), "middle"))
+    for power in ys:
+        _, y = at(10 ** xs[0], 10**power)
+        parts.append(f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="{_RULE}"/>')
+        parts.append(_label(left - 6, y + 4, _power(power), "end"))
+    parts.append(_label(right, bottom + 28, x_name, "end"))
+    parts.append(_label(0, 52, y_name, "start"))
+    for n, (name, some) in enumerate(points.items()):
+        colour = _COLOURS[n % len(_COLOURS)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*pair) for pair in some))
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        x = left + n % 3 * 135
+        parts.append(
+            f'<text x="{x}" y="{34 + n // 3 * 12}" fill="{colour}" font-weight="bold">'
+            f"{escape(name)}</text>"
+        )
+    return "".join(parts)
+
+
+def _decades(values: Sequence[float]) -> range:
+    low = math.floor(math.log10(min(values)))
+    return range(low, max(math.ceil(math.log10(max(values))), low + 1) + 1)
+
+
+def _power(power: int) -> str:
+    names = {0: "1", 1: "10", 2: "100", 3: "1 k", 4: "10 k", 5: "100 k", 6: "1 M", 7: "10 M"}
+    return names.get(power, f"1e{power}")
+
+
+def _label(x: float, y: float, text: str, anchor: str) -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{_INK}">{escape(text)}</text>'
+    )
