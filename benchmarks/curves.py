@@ -46,7 +46,7 @@ class Curve:
 CURVES = [
     Curve(
         key="flight",
-        title="Calls a second, by calls in flight",
+        title="Calls in flight",
         x="in flight",
         y="calls/s",
         at=[1, 3, 10, 30, 100, 300, 1000, 3000],
@@ -54,15 +54,15 @@ CURVES = [
     ),
     Curve(
         key="size",
-        title="A value there and back, by its size",
+        title="A value there and back",
         x="bytes",
-        y="us",
+        y="us, by its size",
         at=[16, 256, 4096, 16384, 65536, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26],
         names=[*BOTH, "Connection", "Pyro5", "pycapnp"],
     ),
     Curve(
         key="references",
-        title="A held reference, by how many are held",
+        title="A held reference",
         x="references",
         y="bytes, both sides together",
         at=[1000, 10_000, 100_000],

@@ -238,7 +238,16 @@ def _panel(results: Results, row: Row) -> tuple[str, int]:
 
 # Curves: a panel for each, both scales logarithmic.
 
-_COLOURS = ("#1a6fb5", "#58a6de", "#9a9a9a", "#c8742c", "#7b4fa3", "#3d9c5a")
+_COLOURS = {
+    "capnode, uvloop": _OURS,
+    "capnode, blocking": "#58a6de",
+    "floor, uvloop": _FLOOR,
+    "Connection": "#444444",
+    "execnet": "#b3a12c",
+    "RPyC": "#7b4fa3",
+    "Pyro5": _PEER,
+    "pycapnp": "#3d9c5a",
+}
 Panel = tuple[str, str, str, Mapping[str, Sequence[tuple[float, float]]]]
 
 
@@ -271,8 +280,9 @@ def _curves(panel: Panel) -> str:
         up = (math.log10(y) - ys[0]) / (ys[-1] - ys[0])
         return left + across * (right - left), bottom - up * (bottom - top)
 
+    unit = f'<tspan font-weight="normal" font-size="11"> ({escape(y_name)})</tspan>'
     parts = [
-        f'<text x="0" y="20" font-size="13" font-weight="bold" fill="{_INK}">{escape(title)}</text>'
+        f'<text x="0" y="20" font-size="13" font-weight="bold">{escape(title)}{unit}</text>',
     ]
     for power in xs:
         x, _ = at(10**power, 10 ** ys[0])
@@ -283,9 +293,8 @@ def _curves(panel: Panel) -> str:
         parts.append(f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" stroke="{_RULE}"/>')
         parts.append(_label(left - 6, y + 4, _power(power), "end"))
     parts.append(_label(right, bottom + 28, x_name, "end"))
-    parts.append(_label(0, 52, y_name, "start"))
     for n, (name, some) in enumerate(points.items()):
-        colour = _COLOURS[n % len(_COLOURS)]
+        colour = _COLOURS.get(name, _INK)
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*pair) for pair in some))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         x = left + n % 3 * 135

@@ -244,7 +244,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     os.sched_setaffinity(0, one)
     try:
         for column in columns:
-            _start(column)
+            start(column)
         for row in ROWS:
             if not wanted(row.key, options.rows):
                 continue
@@ -278,7 +278,7 @@ def wanted(name: str, asked: Sequence[str]) -> bool:
     return not asked or any(part.lower() in name.lower() for part in asked)
 
 
-def _start(column: Column) -> None:
+def start(column: Column) -> None:
     why = column.entry.missing()
     if not why:
         try:
