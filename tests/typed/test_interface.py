@@ -116,6 +116,8 @@ async def _wrong_uses(peer: Peer[far_shop.Shop], plain: Peer[shop.Shop]) -> None
     await plain.index.join(shop.Table(), 1)  # type: ignore[misc]
     other: Peer[Calculator] = peer  # type: ignore[assignment]
     _any: Peer = other
+    _ = capnode.spwan  # type: ignore[attr-defined]
+    _ = capnode.sync.spwan  # type: ignore[attr-defined]
 
 
 def _a_waited_for_promise_has_its_type(promise: Promise[int], face: far_shop.Shop) -> None:
