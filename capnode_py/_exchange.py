@@ -159,7 +159,7 @@ class Exchange:
         session.bytes_received += len(data)
         self._incoming.messages += 1
         exports.last_answer = id = exports.last_answer + 1
-        entries[id] = running = (function, value, [CALL, target, path, args])
+        entries[id] = running = [function, value, [CALL, target, path, args], None]
         return running
 
     def reply(self, id: int, running: Running, result: Any) -> bytes | None:

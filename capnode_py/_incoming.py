@@ -43,8 +43,8 @@ from ._payload import Holes, Payload, bad_payload
 from ._reach import plain_function
 from ._router import Router
 from ._seam import Seam
-from ._stub import Stub
-from ._tables import Export
+from ._stub import Promise, Stub
+from ._tables import Export, Running
 
 if TYPE_CHECKING:
     from ._session import Driver, Session
@@ -95,6 +95,8 @@ class Incoming:
         self._session = session
         self._decode = codec.decode
         self.imports = self._imports = session.imports
+        self._held = session.imports.entries
+        self._release_plain = session.release_plain
         self._exports = session.exports
         self._seam = seam
         self._router = router
@@ -145,13 +147,8 @@ class Incoming:
         count = len(messages)
         self.messages += count
         self._share = len(frame)
-        if count != 1:
-            self._share //= count or 1
-            self._cancelled = _cancelled(messages)
-        if last and messages:
-            if len(messages) > 1 and _is_release(messages[-1]):
-                self._behind = messages.pop()
-            self.last = messages[-1]
+        if last or count != 1:
+            self._look_ahead(messages, last)
         session = self._session
         for message in messages:
             try:
@@ -164,10 +161,19 @@ class Incoming:
             handle(message)
             if session.error is not None:
                 return
-        if self.last is not None:
+        if last or count != 1:
             self.finish()
-        if self._cancelled:
             self._cancelled = _NONE
+
+    def _look_ahead(self, messages: list[list[Any]], last: bool) -> None:  # noqa: FBT001 - as above
+        """What is to be known of a frame before its first message is handled."""
+        if len(messages) != 1:
+            self._share //= len(messages) or 1
+            self._cancelled = _cancelled(messages)
+        if last and messages:
+            if len(messages) > 1 and _is_release(messages[-1]):
+                self._behind = messages.pop()
+            self.last = messages[-1]
 
     def finish(self) -> None:
         """The last message of a read is handled, or its function is found and may be run."""
@@ -182,13 +188,13 @@ class Incoming:
         between them, which saves two thirds of the work. All else goes the general way, `_call`."""
         if self._cancelled or len(message) != 4 or self.heard_bye:
             return self._call(message)
-        word, target, path, args = message
+        _, target, path, args = message
         exports = self._exports
         entries = exports.entries
         entry = entries.get(target) if type(target) is int else None
         if type(entry) is Export:
             value = entry.value if target else self._get_index()
-        elif type(entry) is tuple and len(entry) == 2:
+        elif type(entry) is tuple:
             value = entry[0]
         else:
             return self._call(message)
@@ -203,21 +209,25 @@ class Incoming:
                 return self._call(message, payload)
 
         exports.last_answer = id = exports.last_answer + 1
-        entries[id] = running = (function, value, message)
+        entries[id] = running = [function, value, message, None]
         if _tables.trace is not None:
             _tables.trace(exports, id)
         result = self._run(id, running)
-        if result is TOLD:
-            return None
-        if entries.get(id) is not running:
+        if result is not TOLD:
+            self.ran(id, running, result)
+        return None
+
+    def ran(self, id: int, running: Running, result: Any) -> None:
+        """The function of a usual call has returned this, or what it returned was awaited."""
+        entries = self._exports.entries
+        if entries.get(id) is not running or type(result) is Promise:
             self._session.finish(self._session.in_full(id, running), result)
-        elif word == CALL:
+        elif running[2][0] == CALL:
             entries[id] = (result, PULLED)
             self._answer_with(id, result)
         else:
             entries[id] = (result, UNDECIDED)
             self._session.holding.hold(id, result)
-        return None
 
     def _taken(self, args: list[Any]) -> Payload | None:
         """Swap the references in the arguments of a usual call. None: there were but objects, right
@@ -336,12 +346,11 @@ class Incoming:
         _, id, value = message
         if not (self._marked or self.resolved) and type(id) is int and id > 0:
             # As nearly all are: plain data, for a question that nobody has dropped.
-            entries = self._imports.entries
-            entry = entries.get(id)
+            entry = self._held.get(id)
             held = None if entry is None else entry()
             if type(held) is Cell:
-                del entries[id]
-                self._session.release_plain(id, self._share)
+                del self._held[id]
+                self._release_plain(id, self._share)
                 if held.state < FULFILLED:  # else it was given up here
                     held.settle(FULFILLED, value)
                 return

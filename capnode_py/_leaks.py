@@ -114,8 +114,8 @@ def _site(table: ImportTable | ExportTable) -> str:
         code = frame.f_code
         if code is _FINISH:
             return f"in the result of {frame.f_locals['call']!r}"
-        if code is _USUAL and "result" in frame.f_locals:
-            _, target, (_, _, path, _) = frame.f_locals["running"]
+        if code is _USUAL:
+            _, target, (_, _, path, _), _ = frame.f_locals["running"]
             incoming = frame.f_locals["self"]
             call = Call(incoming._session, target, tuple(path), None, None, None)
             return f"in the result of {call!r}"
@@ -144,4 +144,4 @@ def _occasion(incoming: Incoming, message: list[Any], table: object) -> str:
 
 _FINISH: Final = Session.finish.__code__
 _FRAME: Final = Incoming.frame.__code__
-_USUAL: Final = Incoming._usual_call.__code__
+_USUAL: Final = Incoming.ran.__code__

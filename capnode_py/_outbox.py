@@ -23,7 +23,6 @@ WAITS_UP_TO = 64 * 1024
 that are kept for them take so many bytes, where each counts as itself and `EACH_RELEASE`."""
 EACH_RELEASE = 2048
 
-_NO_REFERENCES: list[tuple[int, int]] = []
 _RELEASES_A_MESSAGE = 1000  # so that a release is a small message, and
 _RELEASE_SIZE = 40  # bytes for each in it, so that it is below any limit of the other side
 
@@ -61,6 +60,7 @@ class Outbox:
     def limit(self, max_frame: int) -> None:
         """What the other side takes, as its hello has said."""
         self._max_frame = max_frame
+        self._most = min(_RELEASES_A_MESSAGE, max_frame // _RELEASE_SIZE)
         self._closes_at = min(FRAME_CLOSES_AT, max_frame + 1)
         self._full = self._before + self._closes_at
 
@@ -71,13 +71,18 @@ class Outbox:
             self._wake()
         self.size = size = size + len(message)
         full = size >= self._full
-        if full and self._open and size - self._before > self._max_frame:
-            self._close_frame(size - len(message))
+        if full:
+            self._make_room(size - len(message), size)
         if question is not None:
             self._undecided.append((len(self._open), question))
         self._open.append(message)
         if full and size - self._before >= FRAME_CLOSES_AT:
             self._close_frame(size)
+
+    def _make_room(self, before: int, size: int) -> None:
+        """A message that the open frame cannot take opens the next one."""
+        if self._open and size - self._before > self._max_frame:
+            self._close_frame(before)
 
     def add_raw(self, data: bytes) -> None:
         """Bytes that are no frame: the hello, which leaves first whatever happens."""
@@ -146,14 +151,10 @@ class Outbox:
         return self.flush(due=WAITS_UP_TO)
 
     def _add_releases(self) -> None:
-        if len(self._answered) == 1 and not self._dropped:  # as with each call awaited alone
-            self._open.append(self._codec.release(self._answered, _NO_REFERENCES))
-            self._answered = []
-            return
-
         answered, self._answered = self._answered, []
-        dropped, self._dropped = list(self._dropped.items()), {}
-        most = min(_RELEASES_A_MESSAGE, self._max_frame // _RELEASE_SIZE)
+        dropped = list(self._dropped.items())
+        self._dropped.clear()
+        most = self._most
         if len(answered) + len(dropped) <= most:
             # One small message, and the frame is closed next: `add` has nothing to decide.
             self._open.append(self._codec.release(answered, dropped))

@@ -148,21 +148,22 @@ def plain_function(value: Any, path: list[Any]) -> Callable[..., Any] | None:
     """
     kind = type(value)
     owner: type | None = None
-    if len(path) == 1 and type(name := path[0]) is str:
-        if kind is dict:
-            found = value.get(name)
-        elif not issubclass(kind, Target) or name[:1] in _PRIVATE or kind in _copied:
-            return None
-        else:
-            for owner in kind.__mro__:
-                members = owner.__dict__
-                if name in members:
-                    found = members[name]
-                    break
-            else:
-                return None
-    else:
+    if kind is FunctionType:
         found = None if path else value
+    elif len(path) != 1 or type(name := path[0]) is not str:
+        return None
+    elif kind is dict:
+        found = value.get(name)
+    elif name[:1] in _PRIVATE or kind in _copied or not issubclass(kind, Target):
+        return None
+    else:
+        for owner in kind.__mro__:
+            members = owner.__dict__
+            if name in members:
+                found = members[name]
+                break
+        else:
+            return None
     if type(found) is not FunctionType or owner is Target or getattr(found, IN_THREAD, False):
         return None
     return found if owner is None else MethodType(found, value)

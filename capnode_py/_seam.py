@@ -6,6 +6,7 @@ import contextlib
 import weakref
 from collections.abc import Callable, Container, Iterable
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ._cap_ids import Unknown
@@ -91,6 +92,8 @@ class Seam:
         Raises:
             CannotPass, LimitExceeded, Released: it cannot cross.
         """
+        if type(value) is FunctionType:  # a callback, as most are
+            return self._mine(id(value), value)
         if type(value) is Promise:
             base = value._base
             return self._promise(
@@ -108,7 +111,9 @@ class Seam:
             return Inline(plain)
         if type(value) is Stub:
             _check_here(value._session)
-        key = id(value) if type(value) is Stub else reference_key(value)
+        return self._mine(id(value) if type(value) is Stub else reference_key(value), value)
+
+    def _mine(self, key: object, value: Any) -> Mine:
         cap_id = self._host.lasting(key)
         if value is self.get_index() and self._exports.reuse:
             return Mine(0, cap_id)

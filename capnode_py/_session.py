@@ -204,7 +204,8 @@ class Session:
         self.cap_id = self.delegation.cap_id
         self.reconstruct = self.delegation.reconstruct
         self.on_broken = self.holding.on_broken
-        self.release_plain = self._outbox.release_plain
+        self.release_plain: Callable[[int, int], None] = self._outbox.release_plain
+        self.hurry = self._outbox.hurry
         self.kept = self._router.kept
         self.localize = self._seam.localize
         self.incoming = Incoming(self, codec, self._seam, self._router, driver, limits.high_water)
@@ -531,11 +532,9 @@ class Session:
 
     def in_full(self, id: int, running: Running) -> Call:
         """A usual call that turns out to be none, as the general way knows it."""
-        entry = self.exports.entries.get(id)
-        if entry is None:  # released by now, or the session is over
-            answer = self.exports.in_full(id, running)
-        else:
-            answer = cast(Answer, self.exports.find(id))
+        answer = self.exports.in_full(id, running)
+        if self.exports.entries.get(id) is running:  # else released by now, or the session is over
+            self.exports.entries[id] = answer
         return cast(Call, answer.task)
 
     def redirect(self, call: Call, target: Any, path: Path) -> None:

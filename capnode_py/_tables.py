@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from ._cap_ids import redacted
 from ._cell import FULFILLED, PULLED, REJECTED, UNDECIDED, Answer, Call, Cell
@@ -132,11 +132,12 @@ class Export:
         self.announced = False
 
 
-Running = tuple[Callable[..., Any], Any, list[Any]]
+Running = list[Any]
 Done = tuple[Any, int]
-"""The answer of a usual call (`Incoming._usual_call`): first its function, target and message, then
-its value, and `pulled` if that was sent. Most answers are not named before they are released, and
-need be no more than this; one that is becomes an `Answer` (`ExportTable.find`)."""
+"""The answer of a usual call (`Incoming._usual_call`): first its function, target and message, and
+the `Answer` that it has become, or None; then its value, and `pulled` if that was sent. Most answers
+are not named before they are released, and need be no more than this; one that is becomes an
+`Answer` (`ExportTable.find`)."""
 
 
 class ExportTable:
@@ -159,8 +160,8 @@ class ExportTable:
     def values(self) -> list[Any]:
         """What stands behind the entries: objects, cells of promises, what answers have come to."""
         entries = list(self.entries.values())
-        done = [entry[0] for entry in entries if isinstance(entry, tuple) and len(entry) == 2]
-        return done + [entry.value for entry in entries if not isinstance(entry, tuple)]
+        done = [entry[0] for entry in entries if isinstance(entry, tuple)]
+        return done + [entry.value for entry in entries if isinstance(entry, (Export, Answer))]
 
     def add_answer(self) -> Answer:
         """Enter the answer of a call that has come, under the next positive id.
@@ -190,27 +191,30 @@ class ExportTable:
             raise RemoteProtocolError(
                 f"id {redacted(id)!r}, which was never issued, or was released"
             )
-        if isinstance(entry, tuple):
+        if isinstance(entry, (tuple, list)):
             entry = self.entries[id] = self.in_full(id, entry)
         return entry
 
     def in_full(self, id: int, entry: Running | Done) -> Answer:
         """The answer that `entry` stands for."""
+        if isinstance(entry, list) and entry[3] is not None:
+            return cast(Answer, entry[3])
         answer = Answer(self._session, id)
-        if len(entry) == 2:
+        if isinstance(entry, tuple):
             answer.state = FULFILLED
             answer.value, answer.pulled = entry
         else:
-            _, target, (word, _, path, args) = entry
+            _, target, (word, _, path, args), _ = entry
             answer.pulled = PULLED if word == CALL else UNDECIDED
             answer.task = call = Call(self._session, target, tuple(path), args, {}, answer)
             call.started = True
+            entry[3] = answer
         return answer
 
     def revise(self, id: int, value: Any) -> None:
         """From now on `id`, an answer or a promise, leads to this, which is what was sent."""
         entry = self.entries.get(id)
-        if isinstance(entry, tuple):
+        if isinstance(entry, (tuple, list)):
             self.entries[id] = value, PULLED
         elif entry is not None:
             entry.value = value
@@ -270,7 +274,7 @@ class ExportTable:
         entry = self.entries.get(id)
         if type(entry) is not Export:
             entry = self.find(id)
-        if id == 0 or type(n) is not int or not 1 <= n <= entry.sent:
+        if type(n) is not int or not 1 <= n <= entry.sent or id == 0:
             raise RemoteProtocolError(
                 f"release of id {id} by {n!r}, of which {entry.sent} were sent"
             )

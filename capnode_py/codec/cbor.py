@@ -461,9 +461,9 @@ class CborCodec:
 
     def _ref(self, content: Any, _immutable: bool) -> Any:
         self._marked = True
-        if type(content) is list and len(content) == 2 and content[0] == 0:  # as most are
-            id = content[1]
-            if type(id) is int and type(content[0]) is int:
+        if type(content) is list and len(content) == 2:
+            kind, id = content
+            if kind == _MINE and type(kind) is int and type(id) is int:  # as most are
                 return _new(Mine, (id, None))
         match content:
             case [0, int(id)] if _is_id(id):

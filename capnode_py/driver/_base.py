@@ -113,7 +113,7 @@ class Driver:
         self.starting: deque[tuple[Call | Cell, Any]] = deque()
         self._running: set[Call] = set()
         self._telling = 0
-        self._turns = 0
+        self._in_turn = False
         self._flushing = False
         self._releasing = False
         self._closing = False
@@ -186,6 +186,11 @@ class Driver:
     def launch_eagerly(self, call: Call, awaitable: Any) -> bool:
         """Start `call` at once, in a task of its own; False if this loop cannot."""
 
+    def launch_usual(self, id: int, running: Running, awaitable: Any) -> bool:
+        """The same for a usual call, which need not become a `Call` for that; False if this driver
+        has no shorter way for it."""
+        return False
+
     @abstractmethod
     def in_worker(self, run: Callable[[], Any]) -> Awaitable[Any]:
         """Run it in a worker thread of this loop."""
@@ -212,7 +217,7 @@ class Driver:
         Outside of a turn somebody's code is on the stack, which has called a promise and does not
         expect handlers to run under it: a task is needed then as well.
         """
-        if self.starting or not self._turns:
+        if self.starting or not self._in_turn:
             self.starting.append((call, None))
             self.launch()
         else:
@@ -246,11 +251,10 @@ class Driver:
 
         kind = type(result)
         if kind not in PLAIN and (kind is CoroutineType or hasattr(kind, "__await__")):
-            call = self.session.in_full(id, running)
             if isinstance(result, FAR):
-                self.session.finish(call, result)
-            else:
-                self._go_on(call, result)
+                self.session.finish(self.session.in_full(id, running), result)
+            elif not self.launch_usual(id, running, result):
+                self._go_on(self.session.in_full(id, running), result)
             return TOLD
         return result
 
@@ -331,7 +335,7 @@ class Driver:
         finally:
             call.handle = None
             self._running.discard(call)
-            if self._idle and not self._running:
+            if self._idle and not self.is_busy:
                 self._tell(self._idle)
 
     def tell(self, function: Callable[..., Any], *args: Any) -> None:
@@ -357,7 +361,7 @@ class Driver:
 
     def wake_from_anywhere(self) -> None:
         # A flush is coming, and it drains the notes: both flags fall before it does.
-        if not self._flushing and not self._turns:
+        if not self._flushing and not self._in_turn:
             self.soon(self._drain_notes)
 
     def _drain_notes(self) -> None:
@@ -480,22 +484,24 @@ class Driver:
 
         The caller sees to it that it has a context of its own, where `current` may stay our peer.
         """
-        self._turns += 1
+        outer = self._in_turn
+        self._in_turn = True
         try:
             self.session.receive(data)
         except Exception as error:
             logger.exception("a bug in capnode_py ends the session; please report it")
             self._broke(error)
         finally:
-            self._turns -= 1
+            self._in_turn = outer
 
     def wrote(self, unsent: int) -> None:
         """So much is left to write."""
-        self._turns += 1
+        outer = self._in_turn
+        self._in_turn = True
         try:
             self.session.written(unsent)
         finally:
-            self._turns -= 1
+            self._in_turn = outer
         if self.session.backlog() > unsent:  # what was kept is answered now
             self.wake()
         if self._drained and self.session.backlog() <= self.limits.low_water:

@@ -91,7 +91,9 @@ class DescriptorDriver(Driver):
 
     def _flush_releases(self) -> None:
         self._releasing = False
-        if not self._flushing:  # else they ride with what is about to leave
+        if self._flushing:
+            self.session.hurry()  # they ride with what is about to leave
+        else:
             self._flush()
 
     def _flush(self) -> None:

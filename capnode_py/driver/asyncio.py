@@ -14,8 +14,9 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from .._cell import Call, Cell
+from .._cell import Answer, Call, Cell
 from .._errors import PeerClosed
+from .._tables import Running
 from ._descriptor import DescriptorDriver
 
 _EAGER = sys.version_info >= (3, 12)
@@ -35,6 +36,8 @@ class AsyncioDriver(DescriptorDriver):
         self._loop = asyncio.get_running_loop()
         self._workers: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        # The tasks of usual calls; None for one that has been stopped, and has not ended.
+        self._usual: dict[int, asyncio.Task[Any] | None] = {}
         self._woke = False  # a task, in this turn
         self._waker = self._wake  # one bound method for all who wait
         self._make_future = self._loop.create_future
@@ -82,7 +85,7 @@ class AsyncioDriver(DescriptorDriver):
     # Turns.
 
     def wake(self) -> None:
-        if not self._flushing and not self._turns:
+        if not self._flushing and not self._in_turn:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
@@ -130,6 +133,46 @@ class AsyncioDriver(DescriptorDriver):
                 self.stop(call)
         return True
 
+    def launch_usual(self, id: int, running: Running, awaitable: Any) -> bool:
+        if not _EAGER:
+            return False
+        task = asyncio.Task(  # type: ignore[call-arg, unused-ignore]
+            self._await_usual(id, running, awaitable), loop=self._loop, eager_start=True
+        )
+        if not task.done():
+            self._usual[id] = task
+            if self.session.exports.entries.get(id) is not running:  # in its own first step
+                call = self.session.in_full(id, running)
+                if call.cancelled or self.session.error is not None:
+                    self._stop_usual(id)
+        return True
+
+    async def _await_usual(self, id: int, running: Running, awaitable: Any) -> None:
+        """What `await_handler` does, for a call that need not be a `Call`."""
+        try:
+            result = await awaitable
+        except BaseException as error:
+            self.session.fail(self.session.in_full(id, running), error)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+        else:
+            self.session.incoming.ran(id, running, result)
+        finally:
+            self._usual.pop(id, None)
+            if self._idle and not self.is_busy:
+                self._tell(self._idle)
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._running or self._usual)
+
+    def _stop_usual(self, id: int) -> None:
+        task = self._usual.get(id)
+        if task is not None:
+            self._usual[id] = None  # it is told once, and goes on until it ends
+            self._keep(task)
+            task.cancel()
+
     def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)  # which costs a round of the loop
@@ -146,6 +189,13 @@ class AsyncioDriver(DescriptorDriver):
             if isinstance(task, asyncio.Task):  # else what stands for a far call
                 self._keep(task)
             task.cancel()
+        elif type(call.reply) is Answer:
+            self._stop_usual(call.reply.id)
+
+    def ended(self) -> None:
+        for id in list(self._usual):
+            self._stop_usual(id)
+        super().ended()
 
     def in_worker(self, run: Callable[[], Any]) -> Awaitable[Any]:
         if self._workers is None:

@@ -64,7 +64,7 @@ class MessageDriver(LoopDriver):
             run()
 
     def wake(self) -> None:
-        if not self._flushing and not self._turns:
+        if not self._flushing and not self._in_turn:
             self._flushing = True
             self._soon_or_never(self._flush)
 

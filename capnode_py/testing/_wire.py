@@ -457,7 +457,7 @@ class FakeDriver(Driver):
             super().start(call)
 
     def run(self, id: int, running: Running) -> Any:
-        function, _, (_, _, path, _) = running
+        function, _, (_, _, path, _), _ = running
         self.started.append(".".join(map(str, path)) or function.__name__)
         if self.holding:
             self.held.append(self.session.in_full(id, running))
