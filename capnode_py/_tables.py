@@ -135,9 +135,9 @@ class Export:
 Running = list[Any]
 Done = tuple[Any, int]
 """The answer of a usual call (`Incoming._usual_call`): first its function, target and message, and
-the `Answer` that it has become, or None; then its value, and `pulled` if that was sent. Most answers
-are not named before they are released, and need be no more than this; one that is becomes an
-`Answer` (`ExportTable.find`)."""
+the `Answer` that it has become, or None; then its value, and `pulled` if that was sent. Most are
+not named before they are released, and need be no more than this; one that is becomes an `Answer`
+(`ExportTable.find`)."""
 
 
 class ExportTable:

@@ -660,8 +660,8 @@ BREAKS = [
         "9",
         "an answer is sent although it was given up while it was made",
         "_incoming.py",
-        "        if entries.get(id) is not running:\n",
-        "        if False:\n",
+        "        if entries.get(id) is not running or type",
+        "        if type",
         ("usual::an_answer_that_is_given_up_while_it_is_made_is_not_sent",),
     ),
     # 10. Disconnect.
