@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from ._cell import FULFILLED, Cell
@@ -179,12 +179,20 @@ class Outgoing:
         """The message is out: promises that it announced are resolved behind it."""
         if not mark:  # else it is a read for the sake of another message
             self._seam.reads.clear()
-        for export in self._exports.commit(mark):
-            if isinstance(export.value, Cell):
-                export.value.pull()
-                export.value.watch(partial(self._resolve, export))
-            elif isinstance(export.value, _MAY_HOLD):
-                self._session.holding.hold(export.id, export.value)
+        sent = self._uncommitted[mark:]
+        del self._uncommitted[mark:]
+        for export in sent:
+            if export.announced:
+                continue
+            export.announced = True
+            value = export.value
+            if type(value) is FunctionType:  # a callback
+                continue
+            if isinstance(value, Cell):
+                value.pull()
+                value.watch(partial(self._resolve, export))
+            elif isinstance(value, _MAY_HOLD):
+                self._session.holding.hold(export.id, value)
 
     def _resolve(self, export: Export, cell: Cell) -> None:
         if self._exports.entries.get(export.id) is export:

@@ -631,13 +631,13 @@ class Session:
         incoming = self.incoming
         if incoming.resolved or incoming.broken_ids:
             incoming.forget(id)
-        received = self.imports.drop(id)
+        entry = self.imports.entries.pop(id, None)
         if self.error is not None:
             return
         if id > 0:
             self._outbox.release_answer(id)
-        elif received:
-            self._outbox.release_reference(id, received)
+        elif entry is not None and entry.received:
+            self._outbox.release_reference(id, entry.received)
 
     # Bytes in and out.
 

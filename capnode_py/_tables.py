@@ -103,11 +103,6 @@ class ImportTable:
         """Let a question belong to this stub, which stands for its answer, instead of a cell."""
         self._enter(stub._id, stub, 1)
 
-    def drop(self, id: int) -> int:
-        """Take the entry out; how often the reference was received, 0 if there was none."""
-        entry = self.entries.pop(id, None)
-        return 0 if entry is None else entry.received
-
     def was_issued(self, id: Any) -> bool:
         """Did this id ever stand for a question of ours, or a reference of theirs?"""
         return type(id) is int and id != 0 and self._lowest <= id <= self.last_question
@@ -220,7 +215,8 @@ class ExportTable:
             entry.value = value
 
     def send(self, key: object, value: Any) -> Export:
-        """One occurrence in the message that is being encoded; `commit` or `rollback` it.
+        """One occurrence in the message that is being encoded. If that goes out, take it out of
+        `uncommitted`; else `rollback`.
 
         The message begins at what `uncommitted` holds before; encoding may nest.
 
@@ -244,16 +240,6 @@ class ExportTable:
         entry.sent += 1
         self.uncommitted.append(entry)
         return entry
-
-    def commit(self, mark: int) -> list[Export]:
-        """The message goes out. Returns what went out for the first time."""
-        new = []
-        for entry in self.uncommitted[mark:]:
-            if not entry.announced:
-                entry.announced = True
-                new.append(entry)
-        del self.uncommitted[mark:]
-        return new
 
     def rollback(self, mark: int) -> None:
         """The message could not be encoded: nothing was sent."""

@@ -27,7 +27,7 @@ from .._errors import LocalProtocolError, PeerClosed, PeerLost, Withdrawn, again
 from .._incoming import TOLD
 from .._limits import Limits
 from .._messages import Codec, Hello, Recording
-from .._reach import FAR, IN_THREAD, AskedToDescribe, callable_from_afar, reach
+from .._reach import FAR, IN_THREAD, AskedToDescribe, callable_from_afar, forget_found, reach
 from .._seam import Host, as_cell
 from .._session import Session
 from .._stub import Promise, Stub
@@ -75,6 +75,7 @@ def in_thread(function: F) -> F:
             "event loop anyway, so leave the decorator out"
         )
     setattr(function, IN_THREAD, True)
+    forget_found()
     return function
 
 

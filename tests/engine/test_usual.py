@@ -96,6 +96,18 @@ def test_a_method_that_changes_is_the_new_one_in_the_next_call(
         near.get(near.index.name())
 
 
+def test_what_a_decorator_makes_of_a_method_counts_from_the_next_call_on(wire: Wire) -> None:
+    class Late(Target):
+        def name(self) -> str:
+            return "usual"
+
+    near, _ = wire.link(far_index=Late())
+    assert near.get(near.index.name()) == "usual"
+    in_thread(Late.name)
+    with pytest.raises(NotImplementedError, match="real driver"):
+        near.get(near.index.name())
+
+
 def test_an_instance_attribute_does_not_hide_a_method(wire: Wire) -> None:
     folder = Folder()
     vars(folder)["name"] = lambda: "hidden"

@@ -237,7 +237,7 @@ BREAKS = [
         "a barrier although nothing went through the promise",
         "_incoming.py",
         "        if ours and cell.used:\n",
-        "        if ours and session.traits.ping:\n",
+        "        if ours:\n",
         ("order::without_calls_through_it_there_is_no_ping",),
     ),
     Break(
@@ -755,6 +755,22 @@ BREAKS = [
         "            if name in members:\n",
         "            if members.get(name):\n",
         ("usual::only_public_methods_of_the_class_are_usual[name]",),
+    ),
+    Break(
+        "12",
+        "a method that was usual once is so for ever",
+        "_reach.py",
+        "        if known is not None and kind.__dict__.get(path[0]) is known:\n",
+        "        if known is not None:\n",
+        ("usual::a_method_that_changes_is_the_new_one_in_the_next_call",),
+    ),
+    Break(
+        "12",
+        "what a decorator makes of a method comes too late",
+        "_reach.py",
+        'has been changed by a decorator."""\n    _found.clear()\n',
+        'has been changed by a decorator."""\n',
+        ("usual::what_a_decorator_makes_of_a_method_counts_from_the_next_call_on",),
     ),
     Break(
         "12",
