@@ -152,7 +152,7 @@ def plain_function(value: Any, path: list[Any]) -> Callable[..., Any] | None:
             known = _found.get((kind, path[0]))
         except TypeError:
             return None  # a step that is no name
-        if known is not None and kind.__dict__.get(path[0]) is known:
+        if known is not None and known is kind.__dict__.get(path[0]):
             return MethodType(known, value)
 
     found: Any
