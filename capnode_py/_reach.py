@@ -152,8 +152,10 @@ def plain_function(value: Any, path: list[Any]) -> Callable[..., Any] | None:
             known = _found.get((kind, path[0]))
         except TypeError:
             return None  # a step that is no name
-        if known is not None and known is kind.__dict__.get(path[0]):
-            return MethodType(known, value)
+        if known is not None:
+            member = kind.__dict__.get(path[0])
+            if member is known:
+                return MethodType(member, value)
 
     found: Any
     owner: type | None = None

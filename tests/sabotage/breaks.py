@@ -760,8 +760,8 @@ BREAKS = [
         "12",
         "a method that was usual once is so for ever",
         "_reach.py",
-        "        if known is not None and known is kind.__dict__.get(path[0]):\n",
-        "        if known is not None:\n",
+        "            if member is known:\n                return MethodType(member, value)\n",
+        "            return MethodType(known, value)\n",
         ("usual::a_method_that_changes_is_the_new_one_in_the_next_call",),
     ),
     Break(
