@@ -42,7 +42,8 @@ them. The map of the package, in reading order:
 `_doors`         connect, listen, attach, pair
 `_logs`          log records of one program in the logging of another
 `_websocket`     a byte stream over a WebSocket
-`_child`         a child process on any driver: its start, what became of it, its end
+`_start`         a child's start on any driver: the options of spawn, and a process made of them
+`_child`         a child process on any driver: what it says, what became of it, its end
 `_watchdog`      what a child does whose parent is gone, or whose event loop is stuck
 `_spawn`         spawn: a child process as a peer
 `_lives`         when a child is started again, and what its callers are told

@@ -9,11 +9,12 @@ from functools import partial
 import anyio
 
 from ._capnode import Capnode, Index
-from ._child import Channel, Child, Command, Recipe, Started, Stderr, recipe, request_logs, start
+from ._child import Child
 from ._doors import Door, opened
 from ._errors import CapnodeError
 from ._limits import Limits
 from ._peer import I_co, Interface, Peer, check_interface, make_peer
+from ._start import Channel, Command, Recipe, Started, Stderr, recipe, request_logs, start
 from .driver.anyio import start_background
 
 

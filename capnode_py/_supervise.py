@@ -16,12 +16,12 @@ from typing import Any, Final, Unpack
 import anyio
 import anyio.lowlevel
 
-from ._child import Command, SpawnOptions
 from ._doors import Door
 from ._errors import PeerClosed, PeerLost, again
 from ._lives import Lives, Policy, check_callbacks
 from ._peer import I_co, Interface, Peer
 from ._spawn import SpawnedPeer, spawn
+from ._start import Command, SpawnOptions
 from .driver.anyio import start_background
 
 logger = logging.getLogger("capnode_py.supervise")

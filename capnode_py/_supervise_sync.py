@@ -12,10 +12,10 @@ from threading import current_thread, get_ident
 from time import monotonic
 from typing import Any, Final, Unpack
 
-from ._child import Command, SpawnOptions, recipe
 from ._errors import CapnodeError, PeerClosed, again
 from ._lives import Lives, Policy, check_callbacks
 from ._peer import I_co, Interface, check_interface
+from ._start import Command, SpawnOptions, recipe
 from .driver._pump import Elapsed, Event, Place, complete, place, the_pump
 from .driver.blocking import deadline
 from .sync import Peer, SpawnedPeer, _spawned

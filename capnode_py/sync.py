@@ -35,16 +35,7 @@ from typing import (
 from ._addresses import Address, Bound, bind, check_no_web, new_socket, parse, send_at_once
 from ._capnode import Capnode, Index
 from ._cell import Cell
-from ._child import (
-    Child,
-    Command,
-    Recipe,
-    SpawnOptions,
-    Started,
-    recipe,
-    request_logs,
-    start,
-)
+from ._child import Child
 from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
 from ._messages import Path
@@ -59,6 +50,7 @@ from ._peer import (
     place_of,
 )
 from ._session import Session
+from ._start import Command, Recipe, SpawnOptions, Started, recipe, request_logs, start
 from ._stdio import Service, check_not_by_hand
 from ._stub import Promise, Stub
 from .driver._pump import Pump, complete, the_pump

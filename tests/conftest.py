@@ -37,10 +37,10 @@ import pytest
 
 import capnode_py as capnode
 from capnode_py import Limits, Peer, Remote, sync, testing
-from capnode_py._child import recipe
 from capnode_py._doors import Door, opened
 from capnode_py._peer import Settings, make_peer, make_settings
 from capnode_py._spawn import SpawnedPeer
+from capnode_py._start import recipe
 from capnode_py.driver._pump import Place, complete, place
 from capnode_py.driver.blocking import BlockingDriver, deadline
 

@@ -19,10 +19,10 @@ import pytest
 
 from .. import sync
 from .._capnode import Index
-from .._child import SpawnOptions
 from .._doors import C, Door, Pair, pair
 from .._limits import Limits
 from .._spawn import SpawnedPeer, spawn
+from .._start import SpawnOptions
 from ._child import argv_of
 from ._leaks import KINDS, NothingLeft, watch_peers
 

@@ -26,8 +26,8 @@ import pytest
 
 import capnode_py as capnode
 from capnode_py import Limits
-from capnode_py._child import SpawnOptions, recipe
 from capnode_py._messages import Hello
+from capnode_py._start import SpawnOptions, recipe
 from capnode_py.codec.cbor import CborCodec
 
 CHILDREN = Path(__file__).parent / "children"

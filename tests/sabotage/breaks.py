@@ -1544,7 +1544,7 @@ BREAKS = [
     Break(
         "child",
         "env= does not replace the environment",
-        "_child.py",
+        "_start.py",
         "{**(os.environ if recipe.env is None else recipe.env), **recipe.add_env, **private}",
         "{**os.environ, **(recipe.env or {}), **recipe.add_env, **private}",
         (f"{LIFE}::the_environment_is_ours_or_given_and_can_be_added_to[asyncio]",),
