@@ -16,7 +16,7 @@ The idea of the probe is that of Chandy, Misra and Haas for deadlocks.
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
@@ -62,7 +62,7 @@ class Circles:
         """
         count = self._counts[cell] = self._counts.get(cell, 0) + 1
         if count % MANY == 0:
-            nonce = PROBE + secrets.randbits(62)
+            nonce = PROBE + int.from_bytes(os.urandom(7), "big")
             _probes[nonce] = cell
             self._send(nonce, cell)
         reply = call.reply
