@@ -22,6 +22,7 @@ An error tells whose fault it is and what to write instead.
 from __future__ import annotations
 
 import builtins
+import errno
 import os
 import traceback
 from collections.abc import Mapping, Sequence
@@ -220,13 +221,15 @@ class FarError(NamedTuple):
     """An exception as it crosses: what the wire says of it.
 
     `base` is the nearest builtin class that may be mirrored, so that a user's subclass of
-    ValueError is still caught as a ValueError.
+    ValueError is still caught as a ValueError. `code` is the name of an OSError's errno, such as
+    "ENOENT", since the numbers differ between systems.
     """
 
     name: str
     text: str
     base: str | None
     traceback: str | None
+    code: str | None = None
 
 
 # Deny by default: only classes from this table are mixed in. Not StopIteration and
@@ -270,7 +273,9 @@ def to_far(error: BaseException, *, with_traceback: bool) -> FarError:
         text, base = _describe_exit(error), None
     else:
         name, text, base = type(error).__name__, _text_of(error), _base_of(error)
-    return FarError(name, text[:_MAX_TEXT], base, format_far(error) if with_traceback else None)
+    code = errno.errorcode.get(error.errno or 0) if isinstance(error, OSError) and base else None
+    traceback = format_far(error) if with_traceback else None
+    return FarError(name, text[:_MAX_TEXT], base, traceback, code)
 
 
 def _describe_exit(error: BaseException) -> str:
@@ -324,6 +329,9 @@ def from_far(far: FarError, *, where: str) -> RemoteError:
     error.remote_type = far.name
     error.message = far.text
     error.remote_traceback = far.traceback
+    number = vars(errno).get(far.code) if isinstance(error, OSError) and far.code else None
+    if isinstance(error, OSError) and type(number) is int and number in errno.errorcode:
+        error.errno, error.strerror = number, os.strerror(number)
     if far.traceback:
         error.add_note(f"\nRaised in {where}:\n\n{_indented(far.traceback)}")
     return error
@@ -352,6 +360,8 @@ def again(error: BaseException) -> BaseException:
         return error
     fresh.args = error.args
     fresh.__dict__.update(error.__dict__)
+    if isinstance(error, OSError) and isinstance(fresh, OSError) and error.errno is not None:
+        fresh.errno, fresh.strerror = error.errno, error.strerror  # those of a mirror are no args
     notes = getattr(error, "__notes__", None)
     if notes is not None:
         fresh.__notes__ = list(notes)

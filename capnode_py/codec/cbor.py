@@ -491,7 +491,9 @@ class CborCodec:
         match content:
             case [str(), str(), str() | None, str() | None]:
                 return from_far(FarError(*content), where=self.where)
-        raise ValueError("an exception is [name, text, base, traceback]")
+            case [str(), str(), str() | None, str() | None, str()]:
+                return from_far(FarError(*content), where=self.where)
+        raise ValueError("an exception is [name, text, base, traceback, code?]")
 
     def _set(self, content: Any) -> Any:
         if _holds_references(content):
@@ -636,8 +638,9 @@ def _plain(values: Iterable[Any]) -> bytes:
 
 def _error(error: BaseException, tracebacks: bool) -> list[bytes]:
     far = to_far(error, with_traceback=tracebacks)
-    parts = [_ERROR_HEAD, b"\x84"]
-    parts += [_NONE if text is None else _replace_surrogates(text) for text in far]
+    texts = far[:4] if far.code is None else far
+    parts = [_ERROR_HEAD, _LIST_HEADS[len(texts)]]
+    parts += [_NONE if text is None else _replace_surrogates(text) for text in texts]
     return parts
 
 

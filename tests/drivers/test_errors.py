@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import traceback
 from typing import Any
 
@@ -105,6 +107,27 @@ def _check(caught: RemoteError, error: BaseException, caught_as: type, text: str
         assert caught.remote_type == type(error).__name__
     never = (StopIteration, StopAsyncIteration, ExceptionGroup, ConnectionError)
     assert not isinstance(caught, never)
+
+
+async def test_the_code_of_an_os_error_arrives(any_road):
+    """C2: by its name, since numbers differ between systems; also from a host further away."""
+
+    def fail(number: Any) -> None:
+        raise OSError(number, "over there", "a file") if number else OSError("no number")
+
+    middle, _ = await any_road.open(far_index=fail)
+    near, _ = await any_road.open(far_index={"fail": fail, "further": lambda n: middle.index(n)})
+    for call in (near.index.fail, near.index.further):
+        with pytest.raises(FileNotFoundError) as missing:
+            await call(errno.ENOENT)
+        assert (missing.value.errno, missing.value.strerror) == (2, os.strerror(2))
+        with pytest.raises(OSError, match="over there") as full:
+            await call(errno.ENOSPC)
+        assert full.value.errno == errno.ENOSPC
+        for unknown in (None, 99_999):
+            with pytest.raises(OSError) as caught:  # noqa: PT011 - the class is the point
+                await call(unknown)
+            assert caught.value.errno is None
 
 
 async def test_key_errors_text_is_not_quoted_twice(any_road):

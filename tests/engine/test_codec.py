@@ -248,6 +248,14 @@ def test_exceptions_pass_as_values() -> None:
     assert isinstance(value[2], TypeError)
 
 
+@pytest.mark.parametrize("code", ["ENOENT", "errorcode", "__name__", "ENOSUCH", ""])
+def test_only_the_name_of_a_code_makes_a_number(code: str) -> None:
+    tagged = cbor2.dumps(cbor2.CBORTag(TAG_ERROR, ["OSError", "text", "OSError", None, code]))
+    ((_, _, value),), _ = CborCodec(Limits()).decode(b"\x81\x83\x05\x01" + tagged)
+    assert isinstance(value, OSError)
+    assert value.errno == (2 if code == "ENOENT" else None)
+
+
 # What cannot pass.
 
 
