@@ -17,6 +17,7 @@ from ._base import RELEASE_DELAY, Driver, Event, end_writing
 
 SMALL_READ = 64 * 1024
 _LARGE_READ = 256 * 1024  # a socket holds no more, by default
+STAYS = 16  # small reads, until it is expected no more that much has come
 _AT_ONCE = 16  # pieces in one write
 _local = local()  # `buffer` for reading: only looked at while a read is being handled
 _WRITE_AT_ONCE = 1024 * 1024  # then others get their turn, and reading too
@@ -39,7 +40,7 @@ class DescriptorDriver(Driver):
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._write_ended = False
-        self._reads_much = False
+        self._reads_much = 0  # for how many more reads
         self._unwritten: deque[Piece] = deque()
         self._all_written: Event | None = None
         self._eof = self.make_event()
@@ -114,7 +115,8 @@ class DescriptorDriver(Driver):
         if not data:
             self._end_of_stream(None)
             return
-        self._reads_much = len(data) >= SMALL_READ
+        if len(data) == SMALL_READ:
+            self._reads_much = STAYS
         self.received(data)
         self.end_turn()
 
@@ -122,11 +124,15 @@ class DescriptorDriver(Driver):
         """Read into a buffer of this thread, which the next read overwrites: memory that is new
         with each read costs more than to copy out of this what stays."""
         try:
-            buffer = _local.buffer
+            buffer: memoryview = _local.buffer
         except AttributeError:
             buffer = _local.buffer = memoryview(bytearray(_LARGE_READ))
         size = os.readv(self._read_fd, [buffer])
-        return buffer[:size] if size > SMALL_READ else bytes(buffer[:size])
+        if size < SMALL_READ:
+            self._reads_much -= 1
+            return bytes(buffer[:size])
+        self._reads_much = STAYS
+        return buffer[:size]
 
     def end_turn(self) -> None:
         """What was read is handled: write what it gave."""

@@ -34,7 +34,7 @@ from .._session import Session
 from .._stub import Promise, Stub
 from .._tables import Running
 from ._base import PLAIN, RELEASE_DELAY, current, is_to_await, start_map
-from ._descriptor import SMALL_READ, DescriptorDriver
+from ._descriptor import SMALL_READ, STAYS, DescriptorDriver
 from ._pump import (
     NOWHERE,
     STOPPED,
@@ -413,7 +413,7 @@ class BlockingDriver(DescriptorDriver):
         exchange = self.session.exchange
         exports = self.session.exports
         here = place.get()
-        while True:
+        while not self._reads_much:
             try:
                 data = read(self._read_fd, SMALL_READ)
             except OSError:
@@ -454,6 +454,8 @@ class BlockingDriver(DescriptorDriver):
             if events != self.is_readable:
                 pump.handle(events)
                 return
+        else:
+            data = b""  # much has come lately: that is read in the general way
         self.heard = data
         self._readable()
 
@@ -610,7 +612,8 @@ class BlockingDriver(DescriptorDriver):
     def _readable(self) -> None:
         heard, self.heard = self.heard, b""
         if heard:
-            self._reads_much = len(heard) >= SMALL_READ
+            if len(heard) == SMALL_READ:
+                self._reads_much = STAYS
             self.received(heard)
         else:
             super()._readable()
