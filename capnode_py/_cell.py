@@ -321,6 +321,12 @@ class Cell:
         self.queue = None
 
 
+class Echo(Cell):
+    """The question of a value that is only read back: there is nothing to release."""
+
+    __slots__ = ()
+
+
 class Waiting:
     """A watcher on behalf of a cell, whose value waits for the one that is watched.
 

@@ -263,8 +263,12 @@ class Incoming:
 
     def _value(self, message: list[Any]) -> None:
         """An id for a value. Calls may go through it before the promises in it are there."""
-        root = _fields(message, 1)
+        _, value, *asked = message
+        root = [value]
         answer = self._exports.add_answer()
+        if asked:
+            answer.pulled = PULLED
+            answer.once = True
         payload = self._payload(root) if self._marked else None
         if payload is None or not (payload.holes or payload.bad):
             answer.fulfil(root[0])
@@ -400,8 +404,8 @@ class Incoming:
         """The cell that a resolve or reject is for; None if it was released, or dropped."""
         entry = self._imports.entries.get(id) if type(id) is int else None
         if entry is None:
-            # Without, it may be of a promise in a message that was then not sent.
-            if self._imports.gapless and not self._imports.was_issued(id):
+            # With gaps it may be of a promise in a message that was then not sent.
+            if type(id) is not int or (self._imports.gapless and not self._imports.was_issued(id)):
                 raise RemoteProtocolError(
                     f"an outcome for id {redacted(id)!r}, which was never issued"
                 )

@@ -20,8 +20,9 @@ message                                               meaning
 ``[PING, nonce, id?]``, ``[PONG, nonce]``             liveness; with an id a place in its queue
 ``[BYE]``                                             no more calls from me
 ``[ABORT, name, text]``                               you broke the protocol; the last message
-``[VALUE, value]``                                    nothing is called: this has the next positive
-                                                      id (`Traits.values`)
+``[VALUE, value, asked?]``                            nothing is called: this has the next positive
+                                                      id (`Traits.values`); asked for, it is also an
+                                                      answer that releases itself
 ``[STREAM, target, path, args]``                      a call, whose answer releases itself when it
                                                       has been sent (`Traits.streams`)
 ====================================================  ==============================================

@@ -10,11 +10,11 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
-from ._cell import FULFILLED, Cell
+from ._cell import FULFILLED, PULLED, Cell, Echo
 from ._errors import LimitExceeded, Released
 from ._limits import Limits
 from ._long import Encoded
-from ._messages import SEND, At, Codec, Path
+from ._messages import SEND, STREAM, At, Codec, Path
 from ._outbox import Outbox
 from ._seam import Seam
 from ._stub import Stub, Target
@@ -96,15 +96,21 @@ class Outgoing:
         if self._uncommitted:
             self._commit(mark)
 
-    def provide(self, value: Any) -> Cell:
-        """Give the other side a plain value under an id, and read it back."""
+    def echo(self, promise: int | None) -> Cell:
+        """Have the other side send back a value: that of a promise of theirs, by its id, or None.
+        It keeps nothing of it, and nothing is to be released."""
         session = self._session
         if session.error is not None:
             return session.ended_cell()
-        cell = Cell(session)
-        message = self._codec.value(value, self._to_ref)
-        self._outbox.add(message, self._imports.add_question(cell))
-        cell.pull()
+        message: Encoded
+        if promise is None:
+            message = self._codec.value(None, self._to_ref)
+        else:
+            message = self._codec.call(promise, (), None, None, self._to_ref)
+        cell = Echo(session)
+        cell.pulled = PULLED
+        self._imports.add_question(cell).received = 0
+        self._outbox.add(self._codec.word(message, STREAM))
         return cell
 
     def control(self, word: int, *fields: Any) -> None:

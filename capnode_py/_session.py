@@ -383,23 +383,19 @@ class Session:
         if target is not None:
             where = (target,)
             passed = partial(self._router.behind, passed)  # the calls before the pong may be kept
+        self._outbox.hurry()  # what was given up before the ping is gone when its pong comes
         if not self.traits.ping:
             self._read_back(passed, target)
             return
         if nonce is None:
             self._last_nonce = nonce = self._last_nonce + 1
         self._pings[nonce] = passed
-        self._outbox.hurry()  # what was given up before the ping is gone when its pong comes
         self.control(PING, nonce, *where)
 
     def _read_back(self, passed: Callable[[], None], target: int | None) -> None:
         """A ping where there is no such word: what comes back stands behind all that the other side
         has sent on before."""
-        if target is None:
-            cell = self.outgoing.provide(None)
-        else:
-            cell = self.outgoing.call(target, (), None, None)
-            cell.pull()
+        cell = self.outgoing.echo(target)
         self._reading_back.add(cell)
 
         def read(cell: Cell) -> None:
@@ -632,11 +628,11 @@ class Session:
         if incoming.resolved or incoming.broken_ids:
             incoming.forget(id)
         entry = self.imports.entries.pop(id, None)
-        if self.error is not None:
+        if self.error is not None or entry is None or not entry.received:
             return
         if id > 0:
             self._outbox.release_answer(id)
-        elif entry is not None and entry.received:
+        else:
             self._outbox.release_reference(id, entry.received)
 
     # Bytes in and out.

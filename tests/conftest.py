@@ -68,6 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "drivers(*names): run on these drivers only")
     config.addinivalue_line("markers", "loop: needs an event loop, and several tasks in it")
     config.addinivalue_line("markers", "roads(*names): run over these roads only")
+    config.addinivalue_line("markers", "dialect(name): what the peers of the roads speak")
 
 
 def pytest_collection_finish() -> None:
@@ -139,13 +140,18 @@ def driver(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def road(request: pytest.FixtureRequest) -> Road:
     """Opens pairs of peers, over every road."""
-    return Road(request.param)
+    return _road(request)
 
 
 @pytest.fixture
 def any_road(request: pytest.FixtureRequest) -> Road:
     """Opens pairs of peers, where it does not matter what lies between them."""
-    return Road(request.param)
+    return _road(request)
+
+
+def _road(request: pytest.FixtureRequest) -> Road:
+    mark = request.node.get_closest_marker("dialect")
+    return Road(request.param, *(mark.args if mark else ()))
 
 
 @pytest.fixture
@@ -232,19 +238,23 @@ class _Settings(NamedTuple):
     index: Any
     limits: Limits | None
     nickname: str
+    dialect: str
 
     def of_door(self) -> dict[str, Any]:
         return {**self._asdict(), "tracebacks": True}
 
     def of_peer(self) -> Settings:
-        return make_settings(self.index, None, "cbor", self.limits, self.nickname, tracebacks=True)
+        return make_settings(
+            self.index, None, self.dialect, self.limits, self.nickname, tracebacks=True
+        )
 
 
 class Road:
     """See the module. `name` is one of ROADS."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, dialect: str = "cbor") -> None:
         self.name = name
+        self.dialect = dialect
         self.blocking = False
         self.helpers: anyio.abc.TaskGroup
         self._pairs: list[tuple[Peer, Peer]] = []
@@ -261,8 +271,8 @@ class Road:
         make: Any = getattr(self, "_" + self.name.replace("-", "_"))
         if self.blocking:
             make = self._blocking
-        near_settings = _Settings(index, limits, "far")
-        far_settings = _Settings(far_index, far_limits, "near")
+        near_settings = _Settings(index, limits, "far", self.dialect)
+        far_settings = _Settings(far_index, far_limits, "near", self.dialect)
         near, far = await make(near_settings, far_settings)
         self._pairs.append((near, far))
         return near, far
@@ -289,7 +299,13 @@ class Road:
     # One method a road.
 
     async def _memory(self, near: _Settings, far: _Settings) -> tuple[Peer, Peer]:
-        return await capnode.pair(near.index, far.index, limits=near.limits, far_limits=far.limits)
+        return await capnode.pair(
+            near.index,
+            far.index,
+            dialect=self.dialect,
+            limits=near.limits,
+            far_limits=far.limits,
+        )
 
     async def _socket(self, near: _Settings, far: _Settings) -> tuple[Peer, Peer]:
         one, other = socket.socketpair()
@@ -316,8 +332,11 @@ class Road:
     async def _tcp(
         self, near: _Settings, far: _Settings, url: str = "tcp://127.0.0.1:0"
     ) -> tuple[Peer, Peer]:
-        listener = await capnode.listen(url, index=far.index, limits=far.limits, tracebacks=True)
+        listener = await capnode.listen(
+            url, index=far.index, dialect=self.dialect, limits=far.limits, tracebacks=True
+        )
         peer = await capnode.connect(listener.url, **near.of_door())
+        await peer.ping()  # where there is no hello, it may not be accepted yet
         (far_peer,) = listener.peers
         await far_peer.ping()  # it is served before it has heard our hello
         self.helpers.start_soon(_close_with, far_peer, listener)

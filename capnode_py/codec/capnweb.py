@@ -172,7 +172,8 @@ class CapnwebCodec:
         return _encoded("".join(parts) + "]]")
 
     def word(self, call: Encoded, word: int, /) -> Encoded:
-        return call  # which asks for nothing: a pull does
+        # A push asks for nothing: a pull does.
+        return b'["stream"' + cast(bytes, call)[7:] if word == STREAM else call
 
     def value(self, value: Any, to_ref: ToRef, /) -> bytes:
         return _encoded(f'["push",{self._text(value, to_ref)}]')
@@ -230,6 +231,8 @@ class CapnwebCodec:
             self._rest.clear()
             self._rest_size = 0
         if last:
+            if not self._rest and last[0] not in _OPENING:
+                raise _no_json(last, "it begins otherwise")
             self._rest.append(last)
             self._rest_size += len(last)
         if self._rest_size > self._max_line or max(map(len, lines), default=0) > self._max_line:
@@ -269,9 +272,7 @@ class CapnwebCodec:
 
     def _stream(self, message: list[Any]) -> list[Any]:
         found = self._evaluated(STREAM, _items(message, 2)[1])
-        if found[0] == VALUE:
-            raise RemoteProtocolError(f"a stream message that is no call: {_short(message)}")
-        return found
+        return [*found, True] if found[0] == VALUE else found
 
     def _pipe(self, message: list[Any]) -> list[Any]:
         return [VALUE, self._bad(_STREAMS)]
@@ -614,6 +615,7 @@ def _refuse_constant(name: str) -> None:
 
 
 _scan = json.JSONDecoder(parse_constant=_refuse_constant).scan_once  # type: ignore[attr-defined]
+_OPENING = b"[ \t\r"  # what a message may begin with; so a peer of another dialect is known at once
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LEVELS = [0] * 256
@@ -639,7 +641,11 @@ def _parsed(line: bytes) -> Any:
         reason = "it breaks off"
     except (ValueError, RecursionError) as error:
         reason = str(error)
-    raise RemoteProtocolError(
+    raise _no_json(line, reason)
+
+
+def _no_json(line: bytes, reason: str) -> RemoteProtocolError:
+    return RemoteProtocolError(
         f"a line that is not JSON ({reason}): {line[:60]!r}. The program at the other end does not "
         "speak Cap'n Web, or something else (a print?) writes to its stream"
     )
