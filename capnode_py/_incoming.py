@@ -259,7 +259,11 @@ class Incoming:
         answer.task = call = self._read_call(message, answer)
         answer.pulled = PULLED
         answer.once = True
-        self._start(call)
+        if call.args is not None or call.path:
+            self._start(call)
+        else:  # a promise is read back, as one of ours does for a ping: behind the calls on it
+            behind = partial(self._router.route, call)
+            self._router.arrive(Position(self._session, call.target, behind), self._share)
 
     def _value(self, message: list[Any]) -> None:
         """An id for a value. Calls may go through it before the promises in it are there."""
