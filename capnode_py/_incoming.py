@@ -434,7 +434,7 @@ class Incoming:
         """A promise is given up before it had its value. Calls through it may still be under way,
         and those that come by the same path go the same way: a ping tells when none is left."""
         session = self._session
-        if session.error is None and session.traits.ping:
+        if session.error is None:
             session.ping(partial(self._seam.resolved_paths.forget, id), id)
         else:
             self._seam.resolved_paths.forget(id)

@@ -155,6 +155,14 @@ def test_references_beside_what_cannot_be_read_are_counted_and_given_back(raw):
     assert (len(raw.side.session.imports), len(raw.side.session.exports)) == (1, 1)
 
 
+def test_a_call_in_a_value_that_cannot_be_read_is_not_made(raw):
+    inner = ["pipeline", 0, ["log"], ["made"]]
+    answers = _answers(raw, *_echo([[inner, ["frob"]]]))
+    assert [answer[:2] for answer in answers] == [["reject", 1]]
+    answers = _answers(raw, ["push", ["pipeline", 0, ["logged"], []]], ["pull", 2])
+    assert answers == [["resolve", 2, [[]]]]
+
+
 def test_a_text_that_looks_like_a_reference_is_a_text(raw):
     value = [["export", -1], ["import", 0], ["promise", -5]]
     encoded = [[[[item] for item in value]]]
@@ -207,6 +215,12 @@ def test_a_stream_that_ends_in_mid_line_says_so(raw):
     raw.side.feed(b'["push",')
     raw.side.feed(b"")
     assert "in the middle of a line" in str(raw.side.session.error)
+
+
+def test_an_abort_while_we_leave_is_how_they_say_that_they_have_heard(raw):
+    raw.side.session.say_bye()
+    assert raw.send(["abort", ["error", "Error", "the stream has ended"]]) == []
+    assert raw.side.session.error is None
 
 
 def test_an_abort_of_theirs_is_told(raw):

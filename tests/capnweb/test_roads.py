@@ -146,7 +146,7 @@ async def test_closing_ends_what_waits_on_both_sides(any_road):
 
 
 @pytest.mark.loop
-async def test_ten_thousand_calls_at_once(any_road):
+async def test_two_thousand_calls_at_once(any_road):
     near, _ = await any_road.open(far_index=Api())
-    calls = [near.index.square(n) for n in range(10_000)]
-    assert [await call for call in calls] == [n * n for n in range(10_000)]
+    calls = [near.index.square(n) for n in range(2000)]
+    assert [await call for call in calls] == [n * n for n in range(2000)]
