@@ -10,6 +10,7 @@ Where that package ends the session for a value that it does not know, one call 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from array import array
@@ -334,10 +335,14 @@ class CapnwebCodec:
     def _items(self, items: list[Any], depth: int) -> Any:
         if depth < 1:
             return self._bad(_TOO_DEEP, items)
+        if len(items) > _LONG and _is_flat(items):
+            return items
         for position, item in enumerate(items):
             kind = type(item)
-            if kind is list or kind is dict or kind is int:
+            if kind is list or kind is dict:
                 items[position] = self._value(item, depth - 1)
+            elif kind is int and not -MAX_SAFE <= item <= MAX_SAFE:
+                items[position] = _double(item)
         return items
 
     def _object(self, members: dict[str, Any], depth: int) -> Any:
@@ -349,8 +354,10 @@ class CapnwebCodec:
                 return self._bad("a reference under a key that JavaScript drops", dropped | members)
         for key, item in members.items():
             kind = type(item)
-            if kind is list or kind is dict or kind is int:
+            if kind is list or kind is dict:
                 members[key] = self._value(item, depth - 1)
+            elif kind is int and not -MAX_SAFE <= item <= MAX_SAFE:
+                members[key] = _double(item)
         return members
 
     def _special(self, form: list[Any], depth: int) -> Any:
@@ -664,6 +671,21 @@ def _items(message: list[Any], count: int) -> list[Any]:
     return message[:count]
 
 
+def _is_flat(items: Sequence[Any]) -> bool:
+    """Do all stand for themselves in JSON? For long lists, to ask saves most of the walk."""
+    kinds = set(map(type, items))
+    if int in kinds:
+        return len(kinds) == 1 and min(items) >= -MAX_SAFE and max(items) <= MAX_SAFE
+    return kinds <= _FLAT
+
+
+_LONG = 16  # items of a list, from which on it pays
+_FLAT = frozenset((str, float, bool, type(None)))
+_dumps = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
+).encode
+
+
 def _double(value: int) -> float:
     """What a number beyond the exact ones is to JavaScript."""
     try:
@@ -835,6 +857,10 @@ class _Writer:
         if not depth:
             raise _too_deep()
         parts = self._parts
+        if len(value) > _LONG and _is_flat(value):
+            with contextlib.suppress(ValueError):  # infinity or none
+                parts.append(f"[{_dumps(value)}]")
+                return
         parts.append("[[")
         step = 0
         try:

@@ -223,3 +223,21 @@ def test_half_a_pair_crosses_as_it_is(keeper):
     keeper.side.other.inbox.clear()
     keeper.send(["resolve", 1, None])
     del promise
+
+
+def test_long_lists_of_one_kind_cross_as_short_ones_do(web):
+    near, far = web.link(far_index={"echo": lambda value: value})
+    for value in (
+        list(range(1000)),
+        [*range(1000), 2**53],
+        [1.5] * 1000,
+        [*[1.5] * 1000, float("inf")],
+        ["x", None, True, 2.5] * 100,
+        [*["x"] * 100, b"y"],
+        [*["x"] * 100, ["y"]],
+        [*[1] * 100, True],
+        [*["\ud800"] * 100],
+        tuple("abc" * 100),
+    ):
+        assert near.get(near.index.echo(value)) == list(value)
+    del near, far

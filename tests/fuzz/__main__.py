@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, choices=(2, 3), default=3)
     parser.add_argument("--lazy", action="store_true", help="start coroutines as trio does")
     parser.add_argument("--profile", help="the only one, in place of all by turns")
+    parser.add_argument("--dialect", default="cbor", help="what they speak")
     parser.add_argument("--sabotage", nargs="*", metavar="WORD", help="breaks with such a name")
     options = parser.parse_args()
 
@@ -34,10 +35,19 @@ def main() -> None:
         hosts=options.hosts,
         eager=not options.lazy,
         profile=options.profile,
+        dialect=options.dialect,
     )
 
 
-def run(seed: int, steps: int, *, hosts: int, eager: bool, profile: str | None) -> None:
+def run(
+    seed: int,
+    steps: int,
+    *,
+    hosts: int,
+    eager: bool,
+    profile: str | None,
+    dialect: str = "cbor",
+) -> None:
     """So many steps, in worlds of a limited length."""
     from .world import PROFILES, World  # not above: with --sabotage it comes from the copies
 
@@ -49,7 +59,7 @@ def run(seed: int, steps: int, *, hosts: int, eager: bool, profile: str | None) 
     done = 0
     while done < steps:
         world_seed = seed * 1_000_003 + done
-        world = World(world_seed, hosts=hosts, eager=eager, profile=profile)
+        world = World(world_seed, hosts=hosts, eager=eager, profile=profile, dialect=dialect)
         piece = min(PIECE, steps - done)
         try:
             world.run(piece)

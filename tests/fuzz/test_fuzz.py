@@ -15,6 +15,12 @@ def test_nothing_is_lost_reordered_freed_early_or_left(hosts: int, eager: bool, 
     World(seed, hosts=hosts, eager=eager).run(1500)
 
 
+@pytest.mark.parametrize("hosts", [2, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_same_where_javascript_is_spoken(hosts: int, seed: int) -> None:
+    World(seed, hosts=hosts, eager=seed % 2 == 0, dialect="capnweb").run(1500)
+
+
 def test_the_oracle_notices_what_goes_wrong() -> None:
     world = World(1)
     here, there = world.hosts[0].things[:2]
