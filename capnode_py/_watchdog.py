@@ -6,7 +6,7 @@ that does not help, it is ended, and what it has started with it. So no child ou
 for long, unless C code never lets go of the interpreter. (`PR_SET_PDEATHSIG` would do the same in
 the kernel, but follows the *thread* that started the child.)
 
-The same thread looks now and then whether the event loop turns while there is work, and says which
+While there is work, the same thread looks every second whether the event loop turns, and says which
 handler blocks it.
 """
 
@@ -77,23 +77,32 @@ class Watchdog:
         self._serving = False
 
     def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self._stop_read, select.POLLIN)
-        if self._fd >= 0:
-            poll.register(self._fd, 0)  # that it has hung up is told unasked
-        while True:
-            events = poll.poll(LOOKS_EVERY * 1000)
-            if any(fd == self._stop_read for fd, _ in events):
-                return
-            if events:
-                break
-            if self._has_loop and self._serving:
-                self._look()
+        if not self._wait_for_the_end():
+            return
         if not self._stopped_within(GRACE) and self._serving:
             self._interrupt()
         while not self._stopped_within(GRACE):
             if self._serving or _main_thread_has_ended():
                 _end_process()
+
+    def _wait_for_the_end(self) -> bool:
+        """Look after the loop until the parent is gone. False: it is to stop.
+
+        While nothing comes and nothing is at work it sleeps: an idle child wakes for nobody.
+        """
+        poll = select.poll()
+        poll.register(self._stop_read, select.POLLIN)
+        awake = self._has_loop
+        while True:
+            if self._fd >= 0:  # that it has hung up is told unasked
+                sleeps = self._has_loop and self._serving and not awake
+                poll.register(self._fd, select.POLLIN if sleeps else 0)
+            events = dict(poll.poll(LOOKS_EVERY * 1000 if awake else None))
+            if self._stop_read in events:
+                return False
+            if events.get(self._fd, 0) & ~select.POLLIN:
+                return True
+            awake = self._has_loop and self._serving and (bool(events) or self._look())
 
     def _stopped_within(self, seconds: float) -> bool:
         poll = select.poll()
@@ -111,7 +120,8 @@ class Watchdog:
 
     # A loop that does not turn.
 
-    def _look(self) -> None:
+    def _look(self) -> bool:
+        """Is the loop stuck? False: it has nothing to do."""
         driver = self._driver
         if self._asked:
             if not self._said:
@@ -123,12 +133,14 @@ class Watchdog:
                     self._where_it_blocks(),
                     time.monotonic() - self._asked,
                 )
-            return
+            return True
         received = driver.session.bytes_received
-        if received != self._bytes or driver.is_busy:
-            self._bytes = received
-            self._asked = time.monotonic()
-            driver.soon(self._answer)
+        if received == self._bytes and not driver.is_busy:
+            return False
+        self._bytes = received
+        self._asked = time.monotonic()
+        driver.soon(self._answer)
+        return True
 
     def _answer(self) -> None:
         if self._said:
