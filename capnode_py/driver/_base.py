@@ -294,9 +294,8 @@ class Driver:
                 # Asked of a bound method, a missing attribute costs 300 ns; of its function, 30.
                 inner = function.__func__ if type(function) is MethodType else function
                 if getattr(inner, IN_THREAD, False):
-                    return self.in_worker(
-                        functools.partial(_work, function, call.args, call.kwargs)
-                    )
+                    work = functools.partial(_work, function, call.args, call.kwargs)
+                    return self._in_thread(work)
                 result = function(*call.args, **call.kwargs)
         except BaseException as error:
             self.failed(call, error)
@@ -310,6 +309,11 @@ class Driver:
             return result
         self.session.finish(call, result)
         return None
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        """What a handler gives in a thread. If that is to be awaited, it is, in the loop."""
+        (result,) = await self.in_worker(work)
+        return await result if is_to_await(result) else result
 
     def failed(self, call: Call, error: BaseException) -> None:
         """A handler raised; or it was no call, but the question what can be called."""
@@ -660,11 +664,12 @@ def end_writing(fd: int) -> bool:
 _worker = threading.local()
 
 
-def _work(handler: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """In a worker thread: calls are brought to the loop, and `wait` may block."""
+def _work(handler: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any]:
+    """In a worker thread: calls are brought to the loop, and `wait` may block. The result is in a
+    tuple, since trio takes no coroutine from a thread."""
     _worker.active = True
     try:
-        return handler(*args, **kwargs)
+        return (handler(*args, **kwargs),)
     finally:
         _worker.active = False
 

@@ -438,6 +438,24 @@ async def test_in_thread_marks_methods_too(any_road):
     assert await near.index.name() != threading.current_thread().name
 
 
+async def test_what_an_in_thread_handler_gives_to_await_is_awaited(any_road):
+    """In the loop, where one is: as for a handler that is not in a thread."""
+    threads: list[str] = []
+
+    async def rest(value: int) -> int:
+        threads.append(threading.current_thread().name)
+        return value
+
+    @capnode.in_thread
+    def begin(value: int) -> Any:
+        threads.append(threading.current_thread().name)
+        return rest(value)
+
+    near, _ = await any_road.open(far_index={"begin": begin})
+    assert await near.index.begin(5) == 5
+    assert threads[1] == threading.current_thread().name
+
+
 def test_in_thread_is_for_sync_handlers():
     with pytest.raises(TypeError, match="sync"):
 
