@@ -87,6 +87,10 @@ class AnyPeer(Generic[I_co]):
     def __repr__(self) -> str:
         stats = self.stats()
         state = "closed" if self.is_closed else f"{stats.imports} imports, {stats.exports} exports"
+        try:
+            self._driver.check_loop()
+        except PeerClosed:
+            state = "closed" if self.is_closed else "never closed, and its event loop has ended"
         return f"<Peer {self.nickname or 'unnamed'}: {state}>"
 
     @property

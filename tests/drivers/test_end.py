@@ -754,6 +754,19 @@ async def test_a_stream_that_fails_to_close_is_logged_and_closed_all_the_same(
     await anyio.lowlevel.checkpoint()
 
 
+def test_a_peer_that_outlives_its_event_loop_shows_it():
+    async def main() -> Any:
+        one, other = socket.socketpair()
+        peers = await asyncio.gather(capnode.attach(one), capnode.attach(other))
+        assert "1 imports, 1 exports" in repr(peers[0])
+        return peers
+
+    for peer in asyncio.run(main()):
+        assert repr(peer).endswith(": never closed, and its event loop has ended>")
+        for descriptor in {peer._driver._read_fd, peer._driver._write_fd}:
+            os.close(descriptor)
+
+
 def test_a_call_when_the_event_loop_is_gone_says_so():
     async def main() -> Any:
         one, other = socket.socketpair()
