@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ._cell import FULFILLED, REJECTED, Call, Cell
 from ._errors import CannotPass, LimitExceeded, RemoteProtocolError
+from ._javascript import undefined
 from ._limits import Limits
 from ._messages import Path, Recording, Slot, Step
 from ._reach import DATA, DESCRIBE, copied, step_into
@@ -376,8 +377,8 @@ class _Replay:
     async def run(self, value: Any) -> Any:
         """The results, when all of them are there."""
         value = copied(value)
-        if value is None:
-            return None
+        if value is None or value is undefined:
+            return value
         is_list = isinstance(value, (list, tuple))
         items = list(value) if is_list else [value]
         steps, size = _cost(self._instructions)

@@ -147,6 +147,27 @@ class Api(capnode.Target):
             await anyio.sleep(0.002)
 
 
+async def serve_one() -> None:
+    """Listen to a web socket, print its url, and serve one who connects."""
+    came = anyio.Event()
+    api = Api()
+
+    def index_for(peer: capnode.Peer) -> Api:
+        peers.append(peer)
+        came.set()
+        return api
+
+    peers: list[capnode.Peer] = []
+    async with capnode.listen(
+        "ws://127.0.0.1:0/api", index_for=index_for, dialect="capnweb", tracebacks=True
+    ) as listener:
+        print(listener.url, flush=True)
+        await came.wait()
+        await peers[0].wait_closed()
+
+
 if __name__ == "__main__":
-    assert sys.argv[1:] == []
-    capnode.serve_stdio(Api(), dialect="capnweb")
+    if sys.argv[1:] == ["websocket"]:
+        anyio.run(serve_one)
+    else:
+        capnode.serve_stdio(Api(), dialect="capnweb")

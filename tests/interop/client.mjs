@@ -1,11 +1,14 @@
 // One scenario of a Node client, and a Python server: node client.mjs SCENARIO ROAD WHERE...
 //
-// `stdio PROGRAM ARGUMENTS...` starts the server as a child. Without a scenario it lists them.
+// `stdio PROGRAM ARGUMENTS...` starts the server as a child, `websocket PROGRAM ARGUMENTS...` one that
+// prints the url where it listens. Without a scenario it lists them.
 // After each the tables of both sides are quiet.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { RpcPromise, RpcSession, RpcStub } from "capnweb";
+import { once } from "node:events";
+import { RpcPromise, RpcSession, RpcStub, WebSocketTransport } from "capnweb";
+import { WebSocket } from "ws";
 import { Api, Counter } from "./api.mjs";
 import { Lines } from "./lines.mjs";
 
@@ -17,11 +20,19 @@ const roads = {
     const ended = new Promise((resolve) => child.on("exit", (code, signal) => resolve(code ?? signal)));
     return { transport: new Lines(child.stdout, child.stdin), ended, kill: () => child.kill() };
   },
+
+  async websocket(program, ...args) {
+    const child = spawn(program, args, { stdio: ["pipe", "pipe", "inherit"] });
+    const ended = new Promise((resolve) => child.on("exit", (code, signal) => resolve(code ?? signal)));
+    const [url] = await once(child.stdout, "data");
+    const transport = new WebSocketTransport(new WebSocket(url.toString().trim()));
+    return { transport, ended, kill: () => child.kill() };
+  },
 };
 
-function connect(road, ...where) {
+async function connect(road, ...where) {
   const main = new Api();
-  const { transport, ended, kill } = roads[road](...where);
+  const { transport, ended, kill } = await roads[road](...where);
   main.session = new RpcSession(transport, main);
   return { api: main.session.getRemoteMain(), session: main.session, transport, ended, kill };
 }
@@ -167,6 +178,35 @@ const scenarios = {
     failing[Symbol.dispose]();
   },
 
+  async map({ api }) {
+    const squares = await api.fibonacci(6).map((n) => api.square(n));
+    assert.deepEqual(squares, [0, 1, 1, 4, 9, 25]);
+    const nested = await api.fibonacci(4).map((n) => api.fibonacci(n).map((m) => [n, api.add(n, m)]));
+    assert.deepEqual(nested, [[], [[1, 1]], [[1, 1]], [[2, 2], [2, 3]]]);
+    assert.equal(await api.config().map((config) => config.nested.n), 5); // no array: once
+    assert.equal(await api.nothingAtAll().map((n) => api.square(n)), null);
+    assert.equal(await api.nothing().map((n) => api.square(n)), undefined);
+    assert.deepEqual(await api.fibonacci(0).map((n) => api.square(n)), []);
+
+    const theirs = await api.makeCounter(0);
+    assert.deepEqual(await api.fibonacci(4).map((n) => theirs.increment(n)), [0, 1, 2, 4]);
+    theirs[Symbol.dispose]();
+    const ours = new RpcStub(new Counter(0));
+    const inner = await api.fibonacci(3).map((n) => api.incrementCounter(ours, n));
+    assert.deepEqual(inner, [0, 1, 2]);
+    ours[Symbol.dispose]();
+    const made = await api.fibonacci(3).map((n) => ({ counter: api.makeCounter(n), n }));
+    assert.equal(await made[2].counter.increment(), 2);
+    made[Symbol.dispose]();
+
+    await rejects(api.fibonacci(3).map((n) => api.fail("TypeError", "no")), TypeError);
+    await rejects(api.fibonacci(3).map((n) => n.nothing.there));
+    const many = Array.from({ length: 400 }, (_, n) => n);
+    const list = api.echo(many);
+    await rejects(list.map(() => list.map((n) => api.square(n))), { py_type: "LimitExceeded" });
+    list[Symbol.dispose]();
+  },
+
   async order({ api }) {
     for (let n = 0; n < 100; n++) api.log(n)[Symbol.dispose]();
     assert.deepEqual(await api.logged(), Array.from({ length: 100 }, (_, n) => n));
@@ -206,7 +246,7 @@ const scenarios = {
     const counter = await api.makeCounter(1);
     const hanging = api.hang();
     const broken = new Promise((resolve) => counter.onRpcBroken(resolve));
-    transport.abort();
+    transport.abort(new Error("over"));
     await rejects(hanging);
     await rejects(counter.increment());
     await broken;
@@ -236,10 +276,11 @@ const [name, ...road] = process.argv.slice(2);
 if (name === undefined) {
   console.log(JSON.stringify(Object.keys(scenarios)));
 } else {
-  const sides = name === "threeParties" ? [connect(...road), connect(...road)] : [connect(...road)];
+  const sides = [await connect(...road)];
+  if (name === "threeParties") sides.push(await connect(...road));
   if ((await scenarios[name](...sides)) !== "not quiet") await check(sides[0]);
   for (const side of sides) {
-    side.transport.abort();
+    side.transport.abort(new Error("over"));
     await side.ended;
   }
 }

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
+
+needs_web = pytest.mark.skipif(
+    find_spec("websockets") is None, reason="the extra `web` is not installed"
+)
 
 
 def _missing() -> str:

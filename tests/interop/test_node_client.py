@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import HERE
+from .conftest import HERE, needs_web
 
 SCENARIOS = (
     "calls",
@@ -20,6 +20,7 @@ SCENARIOS = (
     "ourCapabilities",
     "pipelining",
     "promises",
+    "map",
     "order",
     "bothWays",
     "threeParties",
@@ -28,7 +29,10 @@ SCENARIOS = (
     "death",
     "unknown",
 )
-ROADS: dict[str, list[str | Path]] = {"stdio": [sys.executable, HERE / "api.py"]}
+ROADS: dict[str, list[str | Path]] = {
+    "stdio": [sys.executable, HERE / "api.py"],
+    "websocket": [sys.executable, HERE / "api.py", "websocket"],
+}
 
 
 def _run(node: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -40,7 +44,9 @@ def test_all_scenarios_are_run(node):
     assert json.loads(_run(node).stdout) == list(SCENARIOS)
 
 
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize(
+    "road", [pytest.param(road, marks=needs_web if road == "websocket" else ()) for road in ROADS]
+)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_node_client(node, scenario, road):
     done = _run(node, scenario, road, *ROADS[road])

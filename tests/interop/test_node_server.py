@@ -9,6 +9,7 @@ from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 import anyio
@@ -17,12 +18,12 @@ import pytest
 import capnode_py as capnode
 
 from .api import Api, BankruptError, Counter
-from .conftest import HERE
+from .conftest import HERE, needs_web
 
 pytestmark = pytest.mark.drivers("asyncio")
 
 QUIET = {"imports": 1, "exports": 1}
-ROADS = ("stdio",)
+ROADS = ("stdio", pytest.param("websocket", marks=needs_web))
 
 
 @pytest.fixture(params=ROADS)
@@ -45,7 +46,19 @@ def _stdio(node: str, index: Any) -> Any:
     return capnode.spawn([node, HERE / "server.mjs"], index=index, dialect="capnweb")
 
 
-_OPEN = {"stdio": _stdio}
+@asynccontextmanager
+async def _websocket(node: str, index: Any) -> AsyncIterator[capnode.Peer]:
+    command: list[str | Path] = [node, HERE / "server.mjs", "websocket"]
+    async with await anyio.open_process(command, stderr=None) as server:
+        assert server.stdout is not None
+        url = (await server.stdout.receive()).decode().strip()
+        async with capnode.connect(url, index=index, dialect="capnweb", tracebacks=True) as peer:
+            yield peer
+        with anyio.fail_after(5):
+            assert await server.wait() == 0
+
+
+_OPEN = {"stdio": _stdio, "websocket": _websocket}
 
 
 async def test_calls_and_reads(connect):
@@ -235,6 +248,56 @@ async def test_promises_both_ways(connect):
         ]
         with pytest.raises(ValueError, match="no"):
             await peer.index.square(peer.index.fail("RangeError", "no"))
+
+
+async def test_map_is_one_round_trip(connect):
+    async with connect() as peer:
+        api = peer.index
+        before = peer.stats().messages_sent
+        assert await api.fibonacci(6).map(lambda n: api.square(n)) == [0, 1, 1, 4, 9, 25]
+        assert peer.stats().messages_sent - before == 3  # two pushes and a pull
+        nested = api.fibonacci(4).map(lambda n: api.fibonacci(n).map(lambda m: [n, api.add(n, m)]))
+        assert await nested == [[], [[1, 1]], [[1, 1]], [[2, 2], [2, 3]]]
+        assert await api.config().map(lambda config: config.nested.n) == 5
+        assert await api.echo(None).map(lambda n: api.square(n)) is None
+        assert await api.nothing().map(lambda n: api.square(n)) is capnode.undefined
+        shown = api.fibonacci(2).map(lambda n: {"n": n, "list": [n, [n, "text"]], "none": None})
+        assert await shown == [{"n": n, "list": [n, [n, "text"]], "none": None} for n in (0, 1)]
+
+
+async def _through_a_promise(api: Any) -> Any:
+    later = api.makeCounter(10)
+    return await api.fibonacci(3).map(lambda n: later.increment(n))
+
+
+async def test_map_captures_what_is_theirs_and_what_is_ours(connect):
+    async with connect() as peer:
+        api = peer.index
+        theirs = await api.makeCounter(0)
+        assert await api.fibonacci(4).map(lambda n: theirs.increment(n)) == [0, 1, 2, 4]
+        assert await _through_a_promise(api) == [10, 11, 12]
+        counter = Counter(0)
+        ours = api.fibonacci(3).map(lambda n: api.incrementCounter(counter, n))
+        assert await ours == [0, 1, 2]
+        called = api.fibonacci(3).map(lambda n: api.callFunction(lambda x: x + 1, n))
+        assert await called == [{"result": 1}, {"result": 2}, {"result": 2}]
+        made = await api.fibonacci(3).map(lambda n: {"counter": api.makeCounter(n)})
+        assert [await each["counter"].increment() for each in made] == [1, 2, 2]
+        del ours, made, called
+        theirs.dealloc()
+
+
+async def test_errors_in_a_map_and_what_it_cannot_say(connect):
+    async with connect() as peer, capnode.pair(far_index={"slow": lambda: 7}) as (near, _):
+        api = peer.index
+        with pytest.raises(ValueError, match="no"):
+            await api.fibonacci(3).map(lambda n: api.fail("RangeError", "no"))
+        with pytest.raises(capnode.CannotPass, match="has no keyword arguments"):
+            api.fibonacci(3).map(lambda n: api.square(x=n))
+        slow = near.index.slow()
+        with pytest.raises(capnode.CannotPass, match="await it before"):
+            api.fibonacci(3).map(lambda n: api.add(n, slow))
+        assert await api.square(3) == 9
 
 
 async def test_promises_of_another_connection_are_sent_as_promises(connect):
