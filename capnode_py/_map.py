@@ -16,7 +16,7 @@ The idea is Cap'n Web's, and the instructions are in its form.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -25,7 +25,7 @@ from ._errors import CannotPass, LimitExceeded, RemoteProtocolError
 from ._javascript import undefined
 from ._limits import Limits
 from ._messages import Path, Recording, Slot, Step
-from ._reach import DATA, DESCRIBE, copied, step_into
+from ._reach import ATOMS, DATA, DESCRIBE, copied, step_into
 from ._stub import (
     FUNCTIONS,
     Promise,
@@ -300,6 +300,7 @@ class Work:
         self._limits = limits
         self._steps = limits.max_map
         self._bytes = limits.max_frame
+        self._in_turn = 0
 
     def spend(self, steps: int, size: int) -> None:
         """So many instructions are to be done, and values of so many bytes built.
@@ -320,6 +321,15 @@ class Work:
                 f"a map that builds values of more than {self._limits.max_frame} bytes "
                 "(Limits.max_frame of the side that runs it): return less for each item"
             )
+
+    def took(self, steps: int) -> bool:
+        """So many have been begun. True: it is time for others, also in the maps around this."""
+        self._in_turn += steps
+        return self._in_turn >= _A_TURN
+
+    def next_turn(self) -> None:
+        """Others have had their turn."""
+        self._in_turn = 0
 
     def weigh(self, value: Any, counted: int = 0) -> None:
         """`value` is to be copied or sent; so much of it has been counted. What stands in it many
@@ -371,6 +381,7 @@ class _Replay:
         self.work: Work = recorded.work or Work(driver.limits)
         self._cells: list[Cell] = []
         self._holes: list[tuple[Any, Any, Cell]] = []
+        self._steps = 1  # for an item
         self._left = 1  # what is not settled, and this itself, while it begins
         self._done = Cell(self._session)
 
@@ -381,19 +392,14 @@ class _Replay:
             return value
         is_list = isinstance(value, (list, tuple))
         items = list(value) if is_list else [value]
-        steps, size = _cost(self._instructions)
+        self._steps, size = _cost(self._instructions)
         size *= len(items)
-        self.work.spend(steps * len(items), size)
+        self.work.spend(self._steps * len(items), size)
         results: list[Any] = []
-        a_turn = max(_A_TURN // steps, 1)
+        begin = partial(self._driver.as_turn, partial(self._begin, iter(items), results))
         try:
-            for start in range(0, len(items), a_turn):
-                if start:
-                    await self._let_others()
-                part = items[start : start + a_turn]
-                self._driver.bring(partial(self._begin, part, results))
-                if self._done.settled:
-                    break
+            while self._driver.bring(begin):
+                await self._let_others()
             self._driver.bring(self._one_less)
             await Promise(self._session, self._done, ())
         except Exception:
@@ -413,16 +419,22 @@ class _Replay:
         fence = Cell(self._session)
         self._driver.bring(lambda: self._driver.fence(fence))
         await Promise(self._session, fence, ())
+        self.work.next_turn()
 
-    def _begin(self, items: list[Any], results: list[Any]) -> None:
+    def _begin(self, items: Iterator[Any], results: list[Any]) -> bool:
+        """Begin what is to be done for the items, until all are; True: others have a turn before
+        it goes on."""
         for item in items:
             if self._done.settled:  # a call has failed
-                return
+                break
             slots = [item]
             for instruction in self._instructions:
                 slots.append(self._value(instruction, slots))
             results.append(slots[-1])
             self._note_hole(results, len(results) - 1)
+            if self.work.took(self._steps):
+                return True
+        return False
 
     def _value(self, instruction: Any, slots: list[Any]) -> Any:
         """An instruction, or a value in one, with what stands in its slots."""
@@ -453,7 +465,10 @@ class _Replay:
             captures = [self._in_slot(id, slots) for id in slot.args.captures]
             inner = Recording(captures, slot.args.instructions, self.work)
             return self._call(base, slot.path, inner, {}, [])
-        args: Any = [self._value(list(slot.args), slots), self._value(slot.kwargs, slots)]
+        args: Any = [self._value(each, slots) for each in slot.args]
+        if not slot.kwargs and all(type(arg) in ATOMS for arg in args):  # as most are
+            return self._call(base, slot.path, args, {}, [])
+        args = [args, self._value(slot.kwargs, slots)]
         self.work.weigh(args)
         (args, kwargs), holes = self._session.localize(args)
         return self._call(base, slot.path, args, kwargs, holes)

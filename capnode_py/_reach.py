@@ -42,6 +42,9 @@ _PROPERTIES = (property, functools.cached_property)
 DATA = (dict, list, tuple)
 """What a path leads through as it would on the other side, where it arrives by copy."""
 
+ATOMS = frozenset((type(None), bool, int, float, str))
+"""What is the same here and there, and need not be copied."""
+
 _MISSING: Any = object()
 _PRIVATE = ("", "_")
 

@@ -59,6 +59,7 @@ from ._messages import (
 from ._outbox import WAITS_UP_TO, Outbox
 from ._outgoing import Outgoing
 from ._payload import Hole
+from ._reach import ATOMS
 from ._router import Router
 from ._seam import Host, Seam, as_cell
 from ._stub import CLOSING, GIVEN_UP, Promise, Stub
@@ -479,6 +480,8 @@ class Session:
         elif type(reply) is Answer:
             if reply.state < FULFILLED:
                 reply.settle(FULFILLED, result)
+        elif type(result) in ATOMS:
+            reply.fulfil(result)
         else:
             self._fulfil_locally(reply, result)
 

@@ -499,6 +499,17 @@ class Driver:
         finally:
             self._in_turn = outer
 
+    def as_turn(self, run: Callable[[], T]) -> T:
+        """Run `run()`, with no code of a user's on the stack: what it starts may run at once."""
+        self._turns += 1
+        try:
+            return run()
+        finally:
+            self._turns -= 1
+            self.session.drain_notes()  # those of a turn wake nobody
+            if self.session.backlog():
+                self.wake()
+
     def wrote(self, unsent: int) -> None:
         """So much is left to write."""
         outer = self._in_turn

@@ -159,6 +159,26 @@ async def test_closing_waits_for_a_map_that_is_about_to_be_done(any_road):
     assert outcome == [list(range(10))]
 
 
+@pytest.mark.loop
+async def test_others_have_their_turns_while_much_is_done(any_road):
+    """Also when it is maps in a map that do it."""
+    table = Table()
+    near, _ = await any_road.open(far_index=table)
+    index = near.index
+    counts: list[int] = []
+
+    async def much() -> None:
+        numbers = index.numbers(100)
+        assert len(await numbers.map(lambda _: numbers.map(lambda n: index.note(n)))) == 100
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(much)
+        while len(table.log) < 10_000:
+            await index.numbers(1)
+            counts.append(len(table.log))
+    assert len([count for count in counts if 0 < count < 10_000]) > 3
+
+
 async def test_both_sides_map_lists_of_each_other(any_road):
     here, there = Table(), Table()
     near, far = await any_road.open(index=here, far_index=there)

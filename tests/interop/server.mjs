@@ -2,9 +2,11 @@
 // connects to the url that is printed, until that one is gone, or stdin ends.
 
 import { RpcSession, WebSocketTransport } from "capnweb";
-import { WebSocketServer } from "ws";
+import { WebSocket, WebSocketServer } from "ws";
 import { Api } from "./api.mjs";
 import { Lines } from "./lines.mjs";
+
+globalThis.WebSocket ??= WebSocket; // which Node has from version 22 on
 
 function serve(transport) {
   const api = new Api();
