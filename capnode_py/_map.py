@@ -301,6 +301,7 @@ class Work:
         self._steps = limits.max_map
         self._bytes = limits.max_frame
         self._in_turn = 0
+        self._fence: Cell | None = None
 
     def spend(self, steps: int, size: int) -> None:
         """So many instructions are to be done, and values of so many bytes built.
@@ -323,12 +324,23 @@ class Work:
             )
 
     def took(self, steps: int) -> bool:
-        """So many have been begun. True: it is time for others, also in the maps around this."""
+        """So many have been begun. True: it is time for others."""
         self._in_turn += steps
         return self._in_turn >= _A_TURN
 
-    def next_turn(self) -> None:
-        """Others have had their turn."""
+    async def let_others(self, driver: Driver) -> None:
+        """Let others have their turn. The maps of one message share theirs: else each of a hundred
+        inner ones would have one before anybody else."""
+        while self._in_turn >= _A_TURN:
+            fence = self._fence
+            if fence is None:
+                fence = self._fence = Cell(driver.session)
+                fence.watch(self._next_turn)
+                driver.bring(partial(driver.fence, fence))
+            await Promise(driver.session, fence, ())
+
+    def _next_turn(self, _fence: Cell) -> None:
+        self._fence = None
         self._in_turn = 0
 
     def weigh(self, value: Any, counted: int = 0) -> None:
@@ -416,10 +428,7 @@ class _Replay:
         """Nothing new is begun for a peer that does not read (rule 13); and others have a turn."""
         if self._session.backlog() > self._driver.limits.high_water:
             await self._driver.drain()
-        fence = Cell(self._session)
-        self._driver.bring(lambda: self._driver.fence(fence))
-        await Promise(self._session, fence, ())
-        self.work.next_turn()
+        await self.work.let_others(self._driver)
 
     def _begin(self, items: Iterator[Any], results: list[Any]) -> bool:
         """Begin what is to be done for the items, until all are; True: others have a turn before

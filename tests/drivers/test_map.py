@@ -168,15 +168,15 @@ async def test_others_have_their_turns_while_much_is_done(any_road):
     counts: list[int] = []
 
     async def much() -> None:
-        numbers = index.numbers(100)
-        assert len(await numbers.map(lambda _: numbers.map(lambda n: index.note(n)))) == 100
+        numbers = index.numbers(200)
+        assert len(await numbers.map(lambda _: numbers.map(lambda n: index.note(n)))) == 200
 
     async with anyio.create_task_group() as group:
         group.start_soon(much)
-        while len(table.log) < 10_000:
+        while len(table.log) < 40_000:
             await index.numbers(1)
             counts.append(len(table.log))
-    assert len([count for count in counts if 0 < count < 10_000]) > 3
+    assert len([count for count in counts if 0 < count < 40_000]) > 1
 
 
 async def test_both_sides_map_lists_of_each_other(any_road):
