@@ -500,12 +500,14 @@ class Driver:
             self._in_turn = outer
 
     def as_turn(self, run: Callable[[], T]) -> T:
-        """Run `run()`, with no code of a user's on the stack: what it starts may run at once."""
-        self._turns += 1
+        """Run `run()`, in a context of its own and with no code of a user's on the stack: what it
+        starts may run at once."""
+        outer = self._in_turn
+        self._in_turn = True
         try:
             return run()
         finally:
-            self._turns -= 1
+            self._in_turn = outer
             self.session.drain_notes()  # those of a turn wake nobody
             if self.session.backlog():
                 self.wake()

@@ -1346,8 +1346,8 @@ BREAKS = [
         "map",
         "what a map builds is counted when it is there",
         "_map.py",
-        "        self.work.spend(steps * len(items), size)\n",
-        "        self.work.spend(steps * len(items), 0)\n",
+        "        self.work.spend(self._steps * len(items), size)\n",
+        "        self.work.spend(self._steps * len(items), 0)\n",
         ("map::a_large_value_built_for_each_item_is_stopped_before_it_is_built",),
     ),
     Break(
@@ -1417,6 +1417,14 @@ BREAKS = [
         "        self.due += size + EACH_RELEASE\n",
         "        self.due = WAITS_UP_TO\n",
         ("outbox::releases_of_plain_answers_wait_until_they_are_many",),
+    ),
+    Break(
+        "map",
+        "a map does all that it has to do in one turn",
+        "_map.py",
+        "        return self._in_turn >= _A_TURN\n",
+        "        return False\n",
+        ("drivers/map::others_have_their_turns_while_much_is_done[asyncio-socket]",),
     ),
     # WebSockets.
     Break(
