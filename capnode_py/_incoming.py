@@ -334,6 +334,14 @@ class Incoming:
 
     def _pull(self, message: list[Any]) -> None:
         (id,) = _fields(message, 1)
+        entries = self._exports.entries
+        entry = entries.get(id) if type(id) is int else None
+        if type(entry) is tuple and len(entry) == 2:  # of a usual call, and need be no more now
+            if entry[1] == UNDECIDED:
+                self._router.check_reading()
+                entries[id] = (entry[0], PULLED)
+                self._session.outgoing.value(id, entry[0])
+            return
         answer = self._answer(id, "pull")
         self._router.check_reading()
         if answer.pulled != PULLED:

@@ -77,6 +77,8 @@ _MAX_DIGITS = 16384  # of a bigint
 _DIGITS_AT_ONCE = 4000  # which Python converts without being told to
 _MAX_BRACKETS = 600  # containers of JSON inside each other in one message
 _FEW_BRACKETS = 400  # which cannot be too deep
+_PATHS = 4096  # noted, of calls made
+_SHORT_PATH = 100  # letters of one
 _MAX_CAUSES = 8  # of an error, behind each other
 
 DROPPED: Final = frozenset(
@@ -133,6 +135,7 @@ class CapnwebCodec:
         self._rest_size = 0
         self._marked = self._marked_args = False
         self._in_map = False
+        self._paths: dict[Path, str] = {}
 
     # Writing.
 
@@ -142,7 +145,8 @@ class CapnwebCodec:
     def call(self, target: At, path: Path, args: Any, kwargs: Any, to_ref: ToRef, /) -> bytes:
         if kwargs:
             raise _no_kwargs(kwargs)
-        head = f'["push",["pipeline",{target},{_path(path)}'
+        steps = self._paths.get(path) or self._path(path)
+        head = f'["push",["pipeline",{target},{steps}'
         if args is None:
             return _encoded(head + "]]")
         if type(args) is Recording:
@@ -217,6 +221,15 @@ class CapnwebCodec:
             copy[0] = copy[0].args
         return copy, self._marked
 
+    def _path(self, path: Path) -> str:
+        """Programs call the same few names over and over, so short paths are noted."""
+        steps = _path(path)
+        if len(steps) < _SHORT_PATH:
+            if len(self._paths) == _PATHS:  # a peer that we forward for may choose them
+                self._paths.clear()
+            self._paths[path] = steps
+        return steps
+
     def _text(self, value: Any, to_ref: ToRef) -> str:
         parts: list[str] = []
         _Writer(parts, to_ref, self.tracebacks).write(value, self.max_depth)
@@ -255,7 +268,7 @@ class CapnwebCodec:
     def decode(self, frame: Frame, /) -> tuple[list[list[Any]], bool]:
         frame = cast(bytes, frame)  # as `feed` gives them
         self._marked = False
-        if not frame or frame.isspace():
+        if frame[:1] != b"[" and not frame.strip():
             return [], False
         message = _parsed(frame)
         if type(message) is not list or not message:
@@ -280,6 +293,12 @@ class CapnwebCodec:
 
     def _evaluated(self, word: int, form: Any) -> list[Any]:
         """What a push is of: mostly a call or a read, which is a message; or else any value."""
+        if type(form) is list and len(form) == 4 and form[0] == "pipeline":  # as nearly all are
+            _, id, path, args = form
+            plain = type(id) is int and type(args) is list and type(path) is list
+            if plain and len(path) == 1 and type(path[0]) is str:
+                found = self._items(args, self.max_depth + 1)
+                return [word, id, path, args] if found is args else [VALUE, found]
         if type(form) is list and len(form) > 1 and form[0] in (*_CALLS, "remap"):
             ref = self._value(form, self.max_depth + 1)
             if type(ref) is Yours:
@@ -636,7 +655,8 @@ def _parsed(line: bytes) -> Any:
     Raises:
         RemoteProtocolError: it is none, or a bomb.
     """
-    if line.count(b"[") + line.count(b"{") > _FEW_BRACKETS and _levels(line) > _MAX_BRACKETS:
+    many = len(line) > _FEW_BRACKETS and line.count(b"[") + line.count(b"{") > _FEW_BRACKETS
+    if many and _levels(line) > _MAX_BRACKETS:
         raise RemoteProtocolError("a message nested too deep to be one")
     try:
         text = line.decode().strip(" \t\r\n")
