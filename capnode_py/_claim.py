@@ -82,13 +82,11 @@ def claim() -> Wire:
     return _unblocked(read_fd, write_fd)
 
 
-def occupy_stderr() -> None:
-    """If it is closed, let it be the empty device, before something else takes the number."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    if null == 2:
-        os.set_inheritable(2, True)
-    else:
-        os.close(null)
+def occupy_standard_descriptors() -> None:
+    """Let those that are closed be the empty device, before something else takes their numbers."""
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(null, True)
+    os.close(null)
 
 
 def passed_descriptor() -> int:

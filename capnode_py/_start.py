@@ -214,6 +214,11 @@ def _pipe_ends() -> Ends:
 
 def _private_ends() -> Ends:
     ours, theirs = _socket_ends()
+    if theirs <= 2:  # one of our own is closed; the child keeps the number
+        import fcntl
+
+        low, theirs = theirs, fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)
+        os.close(low)
     return Ends((ours, ours), (None, None), theirs)
 
 

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._capnode import Capnode, Index
-from ._claim import claim, is_claimed, occupy_stderr, passed_descriptor
+from ._claim import claim, is_claimed, occupy_standard_descriptors, passed_descriptor
 from ._errors import CapnodeError, ProtocolError
 from ._limits import Limits
 from ._peer import (
@@ -279,9 +279,9 @@ def check_not_by_hand() -> None:
 
     Before a loop is made, which opens descriptors.
     """
-    if is_claimed() or passed_descriptor() >= 0:
-        return  # of the first, `claim` will tell
-    for fd in (0, 1):
+    if is_claimed():
+        return  # which `claim` will tell
+    for fd in () if passed_descriptor() >= 0 else (0, 1):
         try:
             mode = os.fstat(fd).st_mode
         except OSError:
@@ -294,7 +294,7 @@ def check_not_by_hand() -> None:
                 f"    async with capnode_py.spawn([sys.executable, {_arguments()}]) as peer: ..."
             )
             raise SystemExit(EX_USAGE)
-    occupy_stderr()
+    occupy_standard_descriptors()
 
 
 def _arguments() -> str:

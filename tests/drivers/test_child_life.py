@@ -397,6 +397,21 @@ def test_the_options_that_doors_hand_on_are_those_of_spawn():
     assert set(inspect.signature(recipe).parameters) == set(given) - {"interface"}
 
 
+@pytest.mark.parametrize("closed", ["", "0", "1", "2", "01", "012"])
+@pytest.mark.parametrize("channel", ["stdio", "pipe", "fd"])
+def test_a_parent_whose_standard_descriptors_are_closed_spawns_as_well(tmp_path, channel, closed):
+    """A daemon. What the parent or the child opens next would get their numbers."""
+    code = (
+        "import os, capnode_py as capnode\n"
+        f"[os.close(int(fd)) for fd in {closed!r}]\n"
+        f"with capnode.sync.spawn({[*LIFE, 'loop']!r}, channel={channel!r}) as peer:\n"
+        "    result = peer.index.add(1, 2)\n"
+        f"open({str(tmp_path / 'out')!r}, 'w').write(f'{{result}} {{peer.returncode}}')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20, capture_output=True)
+    assert (tmp_path / "out").read_text() == "3 0"
+
+
 def test_a_wrong_channel_teaches():
     with pytest.raises(ValueError, match="channel='tcp': one of 'stdio', 'pipe', 'fd'"):
         _ = capnode.spawn(["true"], channel="tcp")  # type: ignore[arg-type]
