@@ -644,6 +644,37 @@ def test_a_busy_child_goes_with_its_parent(serves, call, told):
     assert told in said
 
 
+@pytest.mark.parametrize("how", ["asyncio", "trio", "blocking"])
+def test_ctrl_c_at_the_terminal_ends_the_parent_which_ends_the_child(how):
+    """All of the foreground group gets it; the child is in none of it."""
+    if how == "trio":
+        pytest.importorskip("trio")
+    code = (
+        "import sys, capnode_py as capnode\n"
+        "async def main():\n"
+        f"    async with capnode.spawn({[*LIFE, 'loop']!r}) as peer:\n"
+        "        print(peer.pid, flush=True)\n"
+        "        await peer.index.wait()\n"
+        "if sys.argv[1] == 'asyncio':\n"
+        "    import asyncio; asyncio.run(main())\n"
+        "elif sys.argv[1] == 'trio':\n"
+        "    import trio; trio.run(main)\n"
+        f"with capnode.sync.spawn({[*LIFE, 'loop']!r}) as peer:\n"
+        "    print(peer.pid, flush=True)\n"
+        "    peer.index.wait()\n"
+    )
+    pipe = subprocess.PIPE
+    argv = [sys.executable, "-c", code, how]
+    with subprocess.Popen(argv, stdout=pipe, stderr=pipe, text=True, process_group=0) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        os.killpg(parent.pid, signal.SIGINT)
+        _, told = parent.communicate(timeout=20)
+    assert told.rstrip().endswith("KeyboardInterrupt")
+    assert parent.returncode == -signal.SIGINT
+    until(lambda: not lives(pid))
+
+
 @EACH_KIND
 async def test_a_handler_that_blocks_the_loop_is_named_on_stderr(driver, start):
     async with start([*LIFE, "loop", "hasty"], stderr="capture") as peer:
