@@ -11,12 +11,11 @@ just this falls to the general way before anything has happened.
 
 from __future__ import annotations
 
-from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, cast
 
 from . import _tables
 from ._cell import PULLED, Cell
-from ._errors import during
+from ._errors import ProtocolError, during
 from ._incoming import Incoming
 from ._messages import CALL, UNUSUAL, Codec, Path
 from ._outbox import WAITS_UP_TO, Outbox
@@ -37,6 +36,8 @@ class Exchange:
     """Those of one session.
 
     Attributes:
+        word: whose frame `data` seems to be: CALL, RESOLVE or None. Only a look, which says what is
+            worth to be tried.
         open: both sides have said hello, neither has said bye, and the dialect writes and reads
             messages that are alone. What is to be sent must fit the other side's limits.
     """
@@ -53,13 +54,14 @@ class Exchange:
         self._session = session
         self.open = False
         self._lone: Any = codec.lone
+        if codec.lone is not None:
+            self.word = codec.lone.word
         self._outbox = outbox
         self._outgoing = outgoing
         self._incoming = incoming
         self._imports = session.imports
         self._exports = session.exports
         self._get_index = seam.get_index
-        self._methods: dict[tuple[type, str], FunctionType] = {}
 
     def look(self) -> None:
         """Something has changed: may it be used?"""
@@ -111,6 +113,22 @@ class Exchange:
             self._outbox.release_plain(id, size)
         return value
 
+    def settle(self, data: bytes) -> bool:
+        """Settle the last question, if it is still held, and `data` is its answer and no more; else
+        nothing has happened."""
+        imports = self._imports
+        id = imports.last_question
+        entry = imports.entries.get(id)
+        cell = None if entry is None else entry()
+        if type(cell) is not Cell or self._incoming.resolved:
+            return False
+        value = self.hear(id, data)
+        if value is UNUSUAL:
+            return False
+        del imports.entries[id]
+        cell.fulfil(value)
+        return True
+
     def enter(self, id: int, path: Path) -> Cell:
         """Enter its question after all."""
         session = self._session
@@ -132,29 +150,26 @@ class Exchange:
         session = self._session
         exports = self._exports
         entries = exports.entries
-        if not self.open or session.unsent or len(entries) >= exports.max:
+        if not self.open or session.unsent or self._outbox.size or len(entries) >= exports.max:
             return None
         if _tables.trace is not None:  # leaks are hunted, and that takes more steps
             return None
         read = self._lone.read_call(data)
         if read is None:
             return None
-        target, path, args = read
+        target, path, args, objects = read
         entry = entries.get(target)
         if type(entry) is not Export:
             return None
         value = entry.value if target else self._get_index()
-        kind = type(value)
-        name = path[0] if path else ""
-        noted = self._methods.get((kind, name))
-        if kind.__dict__.get(name) is noted and noted is not None:
-            function: Any = MethodType(noted, value)
-        else:
-            function = plain_function(value, path)
-            if function is None:
+        function = plain_function(value, path)
+        if function is None:
+            return None
+        if objects:
+            try:
+                self._incoming.taken(args)
+            except ProtocolError:  # as the general way will find, and say
                 return None
-            if type(function) is MethodType and kind.__dict__.get(name) is function.__func__:
-                self._methods[kind, name] = function.__func__  # for as long as it is the one
 
         session.bytes_received += len(data)
         self._incoming.messages += 1

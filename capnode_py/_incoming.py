@@ -204,7 +204,7 @@ class Incoming:
         if function is None or len(entries) >= exports.max or self._backlog() > self._high_water:
             return self._call(message)
         if self._marked:
-            payload = self._taken(args)
+            payload = self.taken(args)
             if payload is not None and (payload.holes or payload.bad is not None):
                 return self._call(message, payload)
 
@@ -229,7 +229,7 @@ class Incoming:
             entries[id] = (result, UNDECIDED)
             self._session.holding.hold(id, result)
 
-    def _taken(self, args: list[Any]) -> Payload | None:
+    def taken(self, args: list[Any]) -> Payload | None:
         """Swap the references in the arguments of a usual call. None: there were but objects, right
         among them, as callbacks are; then it costs a fifth of a `Payload`."""
         for position, value in enumerate(args):

@@ -14,13 +14,15 @@ from typing import Any
 
 from .._errors import CannotPass
 from .._frames import Cutter
-from .._messages import CALL, RESOLVE, UNUSUAL, Path
+from .._messages import CALL, RESOLVE, UNUSUAL, Mine, Path
 
 _FRAME, _LONG_FRAME = 0x40, 0x58  # a byte string of less than 24 bytes, and of less than 256
 _CALL = bytes((0x81, 0x84, CALL))  # a frame of one message, which has four fields
 _RESOLVE = bytes((0x81, 0x83, RESOLVE))
+_WORDS = {_CALL: CALL, _RESOLVE: RESOLVE}
 _RESOLVE_2 = _RESOLVE + b"\x19"  # to an id of two bytes
-_TEXT, _LIST = 0x60, 0x80
+_TEXT, _LIST, _TAG = 0x60, 0x80, 0xD9
+_MINE = b"\xc0\xde\x82\x00"  # the rest of the tag of references, and of [mine, id]
 _SHORT = 24  # a length or an int below this stands in the head itself
 _SMALL = 256
 
@@ -70,6 +72,10 @@ class Lone:
         self._cutter = cutter
         self._heads: dict[bytes, Head] = {}
 
+    def word(self, data: bytes, /) -> int | None:
+        """CALL or RESOLVE if `data` begins like the frame of one; a look, and no more."""
+        return _WORDS.get(data[1:4]) or _WORDS.get(data[2:5])
+
     def write_call(self, target: int, path: Path, args: Sequence[Any], /) -> bytes | None:
         """The frame of a call; None if it is long, or has other arguments than leaves."""
         steps = self._paths.get(path)
@@ -111,9 +117,10 @@ class Lone:
         size = len(head) + len(raw)
         return _HEADS[size] + head + raw if size < _SMALL else None
 
-    def read_call(self, data: bytes, /) -> tuple[int, list[str], list[Any]] | None:
-        """Its target, path and arguments, if `data` is one frame with a call by one name or none,
-        whose arguments are small ints and texts, and nothing else."""
+    def read_call(self, data: bytes, /) -> tuple[int, list[str], list[Any], bool] | None:
+        """Its target, path and arguments, and whether objects (`Mine`) are among these, if `data`
+        is one frame with a call by one name or none, whose arguments are small ints, texts and
+        objects, and nothing else."""
         size = len(data)
         try:
             start = 1
@@ -131,6 +138,7 @@ class Lone:
                     return None
                 at = head[2]
 
+            objects = False
             args: list[Any] = []
             left = data[at]
             at += 1
@@ -140,6 +148,11 @@ class Lone:
                 value: Any = data[at]
                 at += 1
                 if value >= _SHORT:
+                    if value == _TAG:  # a callback, mostly
+                        value, at = _read_mine(data, at)
+                        args.append(value)
+                        objects = True
+                        continue
                     end = at + value - _TEXT
                     if at <= end < at + _SHORT:
                         value = data[at:end].decode()
@@ -149,7 +162,8 @@ class Lone:
                 args.append(value)
         except (IndexError, UnicodeDecodeError, KeyError):
             return None
-        return (head[0], head[1], args) if at == size and self._cutter.between else None
+        whole = at == size and self._cutter.between
+        return (head[0], head[1], args, objects) if whole else None
 
     def _read_head(self, data: bytes, start: int) -> Head | None:
         at = start + len(_CALL)
@@ -173,6 +187,8 @@ class Lone:
                 return None
             path.append(data[name_at:end].decode())
 
+        if target < 0 and not path:  # a callback, which is called once, mostly
+            return target, path, end
         if len(self._heads) == _HEADS_NOTED:  # the other side chooses them
             self._heads.clear()
         self._heads[data[start:end]] = head = target, path, end
@@ -182,13 +198,15 @@ class Lone:
         """The value, if `data` is one frame with the answer to `id`, and nothing else; else
         UNUSUAL."""
         size = len(data)
-        head = _answer_head(id)
         if 1 < size <= _SHORT and data[0] == size + (_FRAME - 1):
             at = 1
         elif size > _SHORT and data[0] == _LONG_FRAME and data[1] == size - 2:
             at = 2
         else:
             return UNUSUAL
+        if not data.startswith(_RESOLVE, at):  # what else it may be is mostly found here
+            return UNUSUAL
+        head = _answer_head(id)
         if not (data.startswith(head, at) and self._cutter.between):
             return UNUSUAL
         at += len(head)
@@ -203,6 +221,24 @@ def _answer_head(id: int) -> bytes:
     if id < 0x100:
         return _RESOLVE + _INTS[id]
     return _RESOLVE + (b"\x1a" + id.to_bytes(4) if id < 1 << 32 else b"\x1b" + id.to_bytes(8))
+
+
+def _read_mine(data: bytes, at: int) -> tuple[Mine, int]:
+    """A reference to an object, whose tag begins before `at`.
+
+    Raises:
+        IndexError, KeyError: it is another, or another tag.
+    """
+    if not data.startswith(_MINE, at):
+        raise KeyError(at)
+    at += len(_MINE)
+    small, size = _TARGETS[data[at]]
+    at += 1
+    if not size:
+        return Mine(small), at
+    if at + size > len(data):
+        raise IndexError(at)
+    return Mine(small ^ int.from_bytes(data[at : at + size])), at + size
 
 
 def _read_value(data: bytes, at: int, head: int) -> tuple[Any, int]:

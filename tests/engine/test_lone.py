@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capnode_py import CannotPass, Limits
-from capnode_py._messages import CALL, RESOLVE, UNUSUAL, Hello
+from capnode_py import CannotPass, Limits, Target
+from capnode_py._messages import CALL, RESOLVE, UNUSUAL, Hello, Mine, Promised, Yours
 from capnode_py.codec.cbor import CborCodec
 
 
@@ -66,7 +66,7 @@ def test_a_call_is_written_and_read_as_in_the_general_way(target, path, args) ->
         read = LONE.read_call(expected)
         ((word, *fields),), _ = _messages(expected)
         assert word == CALL
-        assert read is None or repr(list(read)) == repr(fields)
+        assert read is None or repr([*read[:3], read[3]]) == repr([*fields, False])
 
 
 @pytest.mark.parametrize("args", [(), (1, -1, 300), ("text", "x" * 50, None, True, False, 24)])
@@ -76,7 +76,7 @@ def test_the_usual_call_is_written_and_read_alone(target: int, args: tuple[Any, 
         frame = _frame(target, path, args)
         assert LONE.write_call(target, path, args) == frame
         if -1 not in args:
-            assert LONE.read_call(frame) == (target, list(path), list(args))
+            assert LONE.read_call(frame) == (target, list(path), list(args), False)
 
 
 @given(ids.filter(lambda id: id > 0), others)
@@ -99,6 +99,9 @@ def test_an_answer_is_written_and_read_as_in_the_general_way(id, value) -> None:
         st.binary(max_size=24).map(lambda rest: b"\x81\x84\x01\x00\x81" + rest),
         st.binary(max_size=24).map(lambda rest: b"\x81\x84\x01\x00\x81\x63add" + rest),
         st.binary(max_size=24).map(lambda rest: b"\x81\x83\x05\x07" + rest),
+        st.binary(max_size=9).map(
+            lambda rest: b"\x81\x84\x01\x00\x81\x63add\x81\xd9\xc0\xde\x82\x00" + rest
+        ),
     ),
     st.booleans(),
 )
@@ -111,7 +114,7 @@ def test_whatever_comes_it_reads_nothing_that_the_general_way_does_not(content, 
     )
     call, answer = LONE.read_call(data), LONE.read_answer(data, 7)
     if call is not None:
-        assert _messages(data) == ([[CALL, *call]], False)
+        assert _messages(data) == ([[CALL, *call[:3]]], call[3])
     if answer is not UNUSUAL:
         messages, marked = _messages(data)
         assert not marked
@@ -127,9 +130,21 @@ def test_behind_a_part_of_a_frame_nothing_comes_alone() -> None:
     assert codec.lone.read_answer(_framed(codec.resolve(7, 1, _nothing)), 7) is UNUSUAL
 
 
-def test_what_holds_references_does_not_come_alone() -> None:
+@pytest.mark.parametrize("id", [-1, -24, -25, -256, -257, -65536])
+def test_a_callback_comes_alone(id: int) -> None:
+    frame = _framed(CODEC.call(0, ("add",), (1, print), {}, lambda _: Mine(id)))
+    assert LONE.read_call(frame) == (0, ["add"], [1, Mine(id)], True)
+    assert _messages(frame) == ([[CALL, 0, ["add"], [1, Mine(id)]]], True)
+
+
+@pytest.mark.parametrize("reference", [Mine(-1, "a cap_id"), Mine(0), Promised(-1), Yours(1)])
+def test_other_references_do_not_come_alone(reference: Any) -> None:
+    frame = _framed(CODEC.call(0, ("add",), (Target(),), {}, lambda _: reference))
+    assert LONE.read_call(frame) is None
+
+
+def test_an_answer_that_holds_references_does_not_come_alone() -> None:
     reference = bytes.fromhex("d9c0de820020")  # a mine, id -1
-    assert LONE.read_call(b"\x51\x81\x84\x01\x00\x81\x63add\x81" + reference) is None
     assert LONE.read_answer(b"\x4a\x81\x83\x05\x07" + reference, 7) is UNUSUAL
 
 
