@@ -34,6 +34,9 @@ UNSEEN = {
     "each finalizer wakes the driver",
     "a flush leaves the notes",
     "a settled promise is passed on as a promise",
+    "what holds objects is released as late as plain data",
+    "plain answers are released one by one",
+    "a read of a promise goes by its barrier",
     "a barrier although nothing went through the promise",
     "a barrier although the object is the other side's",
     # Counted over 729,000 steps: 40 positions queued, 3,426 met a promise inside a value that was
