@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from . import _tables
 from ._cell import STATES, Answer, Call, Cell
 from ._incoming import Incoming
-from ._messages import CALL, PUSH, RESOLVE, SEND
+from ._messages import CALL, PUSH, RESOLVE, SEND, STREAM
 from ._reach import Facade
 from ._session import Session
 from ._stub import Stub
@@ -130,7 +130,7 @@ def _site(table: ImportTable | ExportTable) -> str:
 def _occasion(incoming: Incoming, message: list[Any], table: object) -> str:
     """What came in when the entry was made."""
     word = message[0]
-    if word in (CALL, PUSH, SEND):
+    if word in (CALL, PUSH, SEND, STREAM):
         path = ".".join(map(str, message[2]))
         return f"in the call of {path or 'it'}"
     if word == RESOLVE:

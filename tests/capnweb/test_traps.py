@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import capnode_py as capnode
+from capnode_py._leaks import leak_report
 
 from .conftest import Raw
 
@@ -111,6 +112,16 @@ def test_streams_and_pipes_take_ids_too(keeper):
     assert _said(keeper, _call("give"), ["pull", 3]) == [["resolve", 3, None]]
     assert _said(keeper, ["stream", ["pipeline", 1, ["write"], ["a"]]])[0][:2] == ["reject", 4]
     assert _said(keeper, ["release", 1, 1], ["release", 3, 1]) == []
+
+
+def test_what_comes_by_a_stream_message_is_reported_with_the_call(keeper):
+    """G6"""
+    with capnode.trace_references():
+        _said(keeper, ["stream", ["pipeline", 0, ["keep"], [["export", -1]]]])
+        (line,) = leak_report(keeper.side.session)
+    assert line.startswith("import -1: <Stub #1 of ")
+    assert line.endswith("in the call of keep")
+    _said(keeper, _call("drop"), ["release", 2, 1])
 
 
 def test_a_result_waits_for_the_promises_in_it_and_each_is_released(keeper):
