@@ -158,8 +158,13 @@ class Cutter:
         self.junk = data
         return RemoteProtocolError(
             f"the stream does not open with a hello of this protocol but with {data[:60]!r}: "
-            "the program at the other end is not a capnode peer, or something else (a print?) "
-            "writes to its stream"
+            + (
+                'the program at the other end speaks another dialect: give dialect="capnweb" here, '
+                "or leave it out there"
+                if data.startswith(b'["')
+                else "the program at the other end is not a capnode peer, or something else (a "
+                "print?) writes to its stream"
+            )
         )
 
     def _frame_at(self, data: bytes, position: int) -> tuple[int, int]:

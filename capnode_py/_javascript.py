@@ -158,6 +158,7 @@ def _header(name: str, value: str) -> tuple[str, str]:
 
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")  # at its end, it makes the host an address
 _WITH_HOST = ("http", "https", "ws", "wss", "ftp")
 _NO_HOST = re.compile(r"[\x00-\x20#/:<>?@\[\\\]^|%\x7f]")
 
@@ -178,10 +179,12 @@ def _why_no_url(text: Any) -> str:
         host = parts.hostname or ""
         if parts.port is not None and not 0 <= parts.port < 65536:
             return "its port"
-        if host and ("[" in parts.netloc or host.rpartition(".")[2].isdigit()):
+        if host and ("[" in parts.netloc or _NUMBER.fullmatch(host.rpartition(".")[2])):
             ip_address(host)
-        elif host:
+        elif not host.isascii():
             host.encode("idna")
+        elif "xn--" in host:
+            host.encode().decode("idna")
     except ValueError as error:
         return str(error)
     if parts.scheme not in _WITH_HOST:

@@ -17,7 +17,7 @@ from ._capnode import Capnode, checked_index
 from ._cell import Cell
 from ._errors import CapnodeError, PeerClosed, again
 from ._limits import Limits
-from ._messages import Codec, Hello, Path
+from ._messages import Codec, Hello, Path, Traits
 from ._reach import Facade
 from ._session import FEATURES, VERSIONS, Session
 from ._stub import Promise, Stub
@@ -459,7 +459,7 @@ def make_settings(
 def _checked_versions(dialect: str, application: Any, versions: Any) -> tuple[int, ...]:
     if not isinstance(application, str):
         raise TypeError(f"application= takes a name, not {application!r}")
-    if application and dialect != "cbor":
+    if application and not traits_of(dialect).hello:
         raise ValueError(
             f"application={application!r}: it is said in the hello, which dialect={dialect!r} "
             "does not have"
@@ -552,6 +552,12 @@ def make_peer(
     if not codec.traits.hello:
         driver.session.holding.hold_index()
     return peer
+
+
+def traits_of(dialect: str) -> Traits:
+    """What that dialect can do."""
+    codec: Any = codec_of(dialect)
+    return codec.traits  # type: ignore[no-any-return]
 
 
 def codec_of(dialect: str) -> Callable[..., Codec]:

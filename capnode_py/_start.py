@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 from ._claim import VARIABLE
-from ._peer import Settings, make_settings
+from ._peer import DIALECTS, Settings, make_settings, traits_of
 
 if TYPE_CHECKING:
     from ._capnode import Capnode, Index
@@ -100,6 +100,8 @@ def recipe(
     command = checked_command(argv)
     if type(logs) not in (bool, int):
         raise TypeError(f"logs= takes True, or a level such as logging.INFO, not {logs!r}")
+    if logs is not False and dialect in DIALECTS and not traits_of(dialect).cap_ids:
+        raise ValueError(f"logs= needs cap_ids, which dialect={dialect!r} has not: leave it out")
     _check_stderr(stderr)
     if channel not in _CHANNELS:
         raise ValueError(f"channel={channel!r}: one of {_either(_CHANNELS)}")

@@ -26,6 +26,7 @@ from typing import Any, Final, cast
 from uuid import UUID
 
 from .._errors import CannotPass, FarError, RemoteError, RemoteProtocolError, from_far, to_far
+from .._frames import MAGIC
 from .._javascript import CONTAINERS, URL, BigInt, Bytes, Headers, Undefined, undefined
 from .._limits import MIB, Limits
 from .._long import Encoded, Frame
@@ -76,6 +77,7 @@ MAX_SAFE: Final = 2**53 - 1
 _MAX_DIGITS = 16384  # of a bigint
 _DIGITS_AT_ONCE = 4000  # which Python converts without being told to
 _MAX_BRACKETS = 600  # containers of JSON inside each other in one message
+_MOST_LEVELS = 240  # of a value; the package takes 256 in a message, and ends the session for more
 _FEW_BRACKETS = 400  # which cannot be too deep
 _PATHS = 4096  # noted, of calls made
 _SHORT_PATH = 100  # letters of one
@@ -127,7 +129,7 @@ class CapnwebCodec:
     lone = None
 
     def __init__(self, limits: Limits, *, max_junk: int = 0, tracebacks: bool = True) -> None:
-        self.max_depth = limits.max_depth
+        self.max_depth = min(limits.max_depth, _MOST_LEVELS)
         self.tracebacks = tracebacks
         self.where = UNNAMED
         self._max_line = limits.max_frame
@@ -672,6 +674,11 @@ def _parsed(line: bytes) -> Any:
 
 
 def _no_json(line: bytes, reason: str) -> RemoteProtocolError:
+    if line.startswith(MAGIC):
+        return RemoteProtocolError(
+            "the program at the other end speaks the native dialect: leave dialect= out here, or "
+            'give dialect="capnweb" there'
+        )
     return RemoteProtocolError(
         f"a line that is not JSON ({reason}): {line[:60]!r}. The program at the other end does not "
         "speak Cap'n Web, or something else (a print?) writes to its stream"

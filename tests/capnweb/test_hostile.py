@@ -126,10 +126,25 @@ def test_a_line_over_the_limit_ends_the_session_before_it_is_whole():
         codec.feed(b'["push","' + b"x" * 1000 + b'"]\n')
 
 
-@pytest.mark.parametrize("first", [b"\xd9\xd9\xf7\x58", b"hello", b"{", b"GET / HTTP/1.1"])
+@pytest.mark.parametrize("first", [b"hello", b"{", b"GET / HTTP/1.1"])
 def test_who_speaks_something_else_is_known_by_the_first_byte(first):
     with pytest.raises(RemoteProtocolError, match="does not speak Cap'n Web"):
         CapnwebCodec(Limits()).feed(first)
+
+
+def test_two_dialects_know_each_other(web):
+    near, _ = web.link()
+    native, _ = Wire().link(greet=False)
+    (hello,) = native.other.inbox
+    near.feed(hello.data)
+    assert "speaks the native dialect: leave dialect= out here" in str(near.session.error)
+    native.feed(b'["push",["pipeline",0,["f"],[]]]\n')
+    assert 'speaks another dialect: give dialect="capnweb" here' in str(native.session.error)
+
+
+def test_logs_of_a_child_need_a_dialect_that_can():
+    with pytest.raises(ValueError, match="logs= needs cap_ids"):
+        _ = capnode.spawn(["node"], dialect="capnweb", logs=True)
 
 
 def test_references_beside_what_cannot_be_read_are_counted_and_given_back(raw):
