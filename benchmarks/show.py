@@ -84,6 +84,14 @@ def spread(runs: Sequence[float]) -> str:
     return f" ±{(high - low) / 2 / middle:.0%}" if middle else ""
 
 
+def titled(row: Row) -> str:
+    return f"{row.name}, {row.unit}" if row.unit not in ("", "/s") else row.name
+
+
+def is_better(one: float, other: float, row: Row) -> bool:
+    return one > other if row.unit in _LARGER_IS_BETTER else one < other
+
+
 def text(results: Results, rows: Rows) -> str:
     lines = [", ".join(f"{name}: {value}" for name, value in results["machine"].items())]
     for block in _blocks(results["columns"]):
@@ -91,8 +99,7 @@ def text(results: Results, rows: Rows) -> str:
         for row in rows.values():
             cells = [_cell(column, row) for column in block]
             if any(cell != "-" for cell in cells):
-                name = f"{row.name}, {row.unit}" if row.unit not in ("", "/s") else row.name
-                lines.append(f"{name:40}" + "".join(f"{cell:>19}" for cell in cells))
+                lines.append(f"{titled(row):40}" + "".join(f"{cell:>19}" for cell in cells))
     lines += ["", *reasons(results, rows)]
     return "\n".join(lines)
 
@@ -145,8 +152,7 @@ def markdown(
                 cell = "-" if value is None else number(value, row.unit)
                 cells.append(f"**{cell}**" if value is not None and value == best else cell)
             if any(cell != "-" for cell in cells):
-                name = f"{row.name}, {row.unit}" if row.unit not in ("", "/s") else row.name
-                lines.append(f"| {name} | " + " | ".join(cells) + " |")
+                lines.append(f"| {titled(row)} | " + " | ".join(cells) + " |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
@@ -203,9 +209,8 @@ def _panel(results: Results, row: Row) -> tuple[str, int]:
     ]
     found.sort(key=lambda pair: pair[0], reverse=row.unit in _LARGER_IS_BETTER)
     better = "more is better" if row.unit in _LARGER_IS_BETTER else "less is better"
-    name = f"{row.name}, {row.unit}" if row.unit not in ("", "/s") else row.name
     title = (
-        f'<text x="0" y="30" font-size="13" font-weight="bold" fill="{_INK}">{escape(name)}'
+        f'<text x="0" y="30" font-size="13" font-weight="bold" fill="{_INK}">{escape(titled(row))}'
         f'<tspan font-weight="normal" font-size="11"> ({better}, logarithmic)</tspan></text>'
     )
     parts = [title]

@@ -68,6 +68,10 @@ class Cutter:
                 return [data[1:]]  # one small frame, as most reads are
             if 2 < size == data[1] + 2 and data[0] == _BYTE_STRING + 24:
                 return [data[2:]]
+            if 258 < size <= self._max_frame and data[0] == _BYTE_STRING + 25:
+                length = data[1] << 8 | data[2]
+                if length == size - 3:
+                    return [data[3:]]
         frames: list[bytes | LongFrame] = []
         if self._long is not None:
             data = data[self._go_on(self._long, memoryview(data), frames) :]

@@ -168,3 +168,12 @@ def test_a_commit_compared_with_itself_shows_a_ratio_for_each_row() -> None:
     for row in rows:
         assert row.startswith("capnode, asyncio")
         assert float(row.removesuffix("slower").removesuffix("faster").split()[-1]) > 0
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])
+def test_the_documents_show_the_figures_that_are_saved(name: str) -> None:
+    from benchmarks.document import filled
+
+    text = (ROOT / name).read_text()
+    assert filled(text) == text, "write: python -m benchmarks.document"
+    assert text.count("<!-- figures: ") == text.count("<!-- end -->") > 0

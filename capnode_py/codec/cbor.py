@@ -252,6 +252,9 @@ class CborCodec:
                     parts.append(leaf(value))
                 elif kind is FunctionType:  # a callback: this is the way through `_Writer._ref`
                     parts.append(_mine(to_ref(value)))
+                elif kind is bytes and len(value) < LONG:
+                    parts.append(_head(0x40, len(value)))
+                    parts.append(value)
                 else:
                     long += self._write(parts, value, to_ref)
             if kwargs:
@@ -320,6 +323,8 @@ class CborCodec:
             leaf = _LEAVES.get(kind)
             if leaf is not None:
                 return head + leaf(value)
+            if kind is bytes and len(value) < LONG:
+                return b"".join((head, _head(0x40, len(value)), value))
             parts: list[Piece] = [head]
             long = self._write(parts, value, to_ref)
         except CannotPass as error:
@@ -351,8 +356,10 @@ class CborCodec:
         return self.decode(b"".join(parts))
 
     def frame(self, messages: list[Encoded], /) -> Encoded:
-        if len(messages) == 1 and (size := len(content := messages[0])) < 254:  # as most are
-            return _HEADS_ALONE[size] + content
+        if len(messages) == 1 and (size := len(content := messages[0])) < 0xFFFF:  # as most are
+            if size < 256:
+                return _HEADS_ALONE[size] + content
+            return b"".join((_pack_short(0x59, size + 1), _LIST_HEADS[1], cast(bytes, content)))
         try:
             content = b"".join(messages)  # type: ignore[arg-type]
         except TypeError:  # one of them is in pieces: to ask before would cost all the others

@@ -77,6 +77,20 @@ def test_a_frame_with_long_strings_arrives_in_any_parts(value: Any, cut: int) ->
     assert found[1][2] == plain(value)
 
 
+@pytest.mark.parametrize("around", [0, 24, 256, 1 << 16])
+@pytest.mark.parametrize("cut", [1, 10**9])
+def test_frames_of_any_size_around_where_their_heads_grow(around: int, cut: int) -> None:
+    codec = a_codec()
+    for size in range(max(around - 16, 0), around + 8, 1 if cut > 1 or around < 1000 else 5):
+        message = codec.resolve(7, DATA[:size], no_refs)
+        one = bytes(codec.frame([message]))
+        assert one == frame_head(len(message) + 1) + b"\x81" + bytes(message)
+        assert list(come(one, cut)) == [[5, 7, DATA[:size]]]
+        assert list(come(one * 2, cut)) == [[5, 7, DATA[:size]]] * 2
+        call = codec.call(0, ("f",), [DATA[:size]], {}, no_refs)
+        assert list(come(bytes(codec.frame([call])), cut)) == [[CALL, 0, ["f"], [DATA[:size]]]]
+
+
 def plain(value: Any) -> Any:
     """As it arrives: tuples as lists."""
     if isinstance(value, (list, tuple)):
