@@ -65,7 +65,7 @@ CURVES = [
         title="A held reference",
         x="references",
         y="bytes, both sides together",
-        at=[1000, 10_000, 100_000],
+        at=[3000, 10_000, 30_000, 100_000],
         names=[*BOTH, "RPyC", "pycapnp"],
     ),
 ]
@@ -136,6 +136,8 @@ def tables(results: dict[str, Any]) -> str:
 
 
 def _rounded(value: float) -> str:
+    if value <= 0:  # less than the holes in a heap
+        return "-"
     digits = 3 - len(str(int(value)))
     return f"{round(value, digits):,.{max(digits, 0)}f}"
 

@@ -274,7 +274,8 @@ def lines(panels: Sequence[Panel], machine: Mapping[str, str]) -> str:
 
 
 def _curves(panel: Panel) -> str:
-    title, x_name, y_name, points = panel
+    title, x_name, y_name, found = panel
+    points = {name: [pair for pair in some if pair[1] > 0] for name, some in found.items()}
     pairs = [pair for some in points.values() for pair in some]
     xs = _decades([x for x, _ in pairs])
     ys = _decades([y for _, y in pairs])
