@@ -133,6 +133,7 @@ def peak_of(pid: int) -> int:
 
 async def serve(contender: Contender, control: Any) -> None:
     await contender.open()
+    await contender.call(1)  # a child may still be starting
     worker = Worker(contender)
     _say(control, {"ready": True})
     for line in control:
