@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from ._errors import CapnodeError
 from ._lasting import share, unshare
-from ._peer import Peer
+from ._peer import AnyPeer
 
 logger = logging.getLogger("capnode_py.logs")
 
@@ -55,7 +55,9 @@ _FIELDS: Final = (
 _OPTIONAL: Final = (*_FIELDS[4:7], _FIELDS[9])  # None where logging was told not to find it out
 
 
-def forward_logs(peer: Peer, receiver: Any, *, level: int = logging.NOTSET) -> logging.Handler:
+def forward_logs(
+    peer: AnyPeer[Any], receiver: Any, *, level: int = logging.NOTSET
+) -> logging.Handler:
     """Send the log records of this program to the other side, until the connection ends.
 
     A child does so by itself when its parent asked for it, by ``spawn(..., logs=True)``.
@@ -88,7 +90,7 @@ def log_receiver(name: str = "") -> Callable[[Any, Any], None]:
 class LogForwarder(logging.Handler):
     """See `forward_logs`. It never blocks, never raises, and never logs."""
 
-    def __init__(self, peer: Peer, receiver: Any, level: int) -> None:
+    def __init__(self, peer: AnyPeer[Any], receiver: Any, level: int) -> None:
         super().__init__(level)
         self._peer: Final = peer
         self._receiver: Final = receiver
@@ -115,7 +117,7 @@ class LogForwarder(logging.Handler):
             self._waiting.append(_packed(record))
             if not self._flushing:
                 self._flushing = True
-                self._driver.soon(self._flush)
+                self._driver.from_anywhere(self._flush)
         except Exception:  # noqa: BLE001 - of a __str__ in the arguments, most often
             self._dropped += 1
         finally:
@@ -232,7 +234,7 @@ def withdraw(asked: dict[str, str]) -> None:
     unshare(asked[VARIABLE].partition(":")[2])
 
 
-def forward_if_asked(peer: Peer) -> None:
+def forward_if_asked(peer: AnyPeer[Any]) -> None:
     """Send our records to the parent, if it has asked for them. What we start is not asked."""
     level, _, cap_id = os.environ.pop(VARIABLE, "").partition(":")
     if not cap_id or not level.isdigit():

@@ -145,9 +145,9 @@ def stdio(
     async def enter() -> Peer[I_co]:
         check_not_by_hand()
         service = Service(goes_on=True)
-        peer: Peer[I_co] = await opened(service.make_peer(Peer, settings))
-        _forward_logs(peer)
-        return peer
+        peer: Peer[I_co] = service.make_peer(Peer, settings)
+        forward_logs(peer)
+        return await opened(peer)
 
     return Door(enter)
 
@@ -155,8 +155,8 @@ def stdio(
 async def _serve(service: Service, settings: Settings) -> None:
     peer = service.make_peer(Peer, settings)
     try:
+        forward_logs(peer)
         await peer._driver.open()
-        _forward_logs(peer)
     except CapnodeError:
         pass  # which `Service.end` tells
     finally:
@@ -254,7 +254,9 @@ def _may_replace_handler() -> bool:
     return module.partition(".")[0] in ("asyncio", "trio")
 
 
-def _forward_logs(peer: Peer[Any]) -> None:
+def forward_logs(peer: AnyPeer[Any]) -> None:
+    """Send our log records to the parent, if it has asked for them. Called before the hello: with
+    that may come a call, which logs something."""
     if "CAPNODE_LOGS" in os.environ:  # which costs no import where nobody asks
         from ._logs import forward_if_asked
 

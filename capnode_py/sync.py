@@ -51,7 +51,7 @@ from ._peer import (
 )
 from ._session import Session
 from ._start import Command, Recipe, SpawnOptions, Started, recipe, request_logs, start
-from ._stdio import Service, check_not_by_hand
+from ._stdio import Service, check_not_by_hand, forward_logs
 from ._stub import Promise, Stub
 from .driver._pump import Pump, complete, the_pump
 from .driver.blocking import BlockingDriver
@@ -682,6 +682,7 @@ def serve_stdio(
         with the_pump().lock:
             peer = service.make_peer(Peer, settings, make_driver=BlockingDriver)
         with contextlib.suppress(CapnodeError):  # which `Service.end` tells
+            forward_logs(peer)
             _opened(peer)
             peer.serve_forever()
     service.end()

@@ -160,6 +160,10 @@ class Driver:
     def soon(self, run: Callable[[], object]) -> bool:
         """Call `run()` in the loop, from any thread, at any moment; False if the loop is gone."""
 
+    def from_anywhere(self, run: Callable[[], object]) -> None:
+        """As `soon`, and takes no lock: for one who may hold any."""
+        self.soon(run)
+
     @abstractmethod
     def after(self, seconds: float, run: Callable[[], None]) -> None:
         """Call `run()` in so many seconds, unless the stream is closed before."""

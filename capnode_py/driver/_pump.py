@@ -373,10 +373,10 @@ class Pump:
 
     def _turn(self, until: Settling, deadline: float | None) -> None:
         """Write, poll, and read."""
+        while self.noted:  # which may lead to something to write
+            self.noted.popleft().drain_notes()
         while self.unflushed:
             self.unflushed.popleft().flush()
-        while self.noted:
-            self.noted.popleft().drain_notes()
         events = self.poll(deadline)
         lane = self._lanes.get(events[0][0]) if len(events) == 1 else None
         if lane is not None and events == lane.is_readable:

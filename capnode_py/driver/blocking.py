@@ -244,6 +244,7 @@ class BlockingDriver(DescriptorDriver):
         self._held_back = False
         self._closing_in = 0
         self._woke = 0.0
+        self._noted: deque[Callable[[], object]] = deque()
         self.heard = b""  # read, and not handled yet
         self.is_readable = [(stream[0], select.POLLIN)]  # as the poll says it
         with self._pump.lock:
@@ -276,6 +277,10 @@ class BlockingDriver(DescriptorDriver):
     def soon(self, run: Callable[[], object]) -> bool:
         self.bring(run)
         return True
+
+    def from_anywhere(self, run: Callable[[], object]) -> None:
+        self._noted.append(run)
+        self._pump.note(self)
 
     def make_event(self) -> Event:
         return Event(self._pump)
@@ -357,8 +362,10 @@ class BlockingDriver(DescriptorDriver):
         self._pump.note(self)
 
     def drain_notes(self) -> None:
-        """Release what the collector has found."""
+        """Release what the collector has found, and do what was asked for without the lock."""
         self.session.drain_notes()
+        while self._noted:
+            self._noted.popleft()()
 
     def flush(self) -> None:
         """Write what there is to write; what is released alone waits for company."""
