@@ -81,7 +81,6 @@ def record(function: Callable[[Any], Any], outer: Recorder | None) -> Recording:
     finally:
         recording.reset(token)
         recorders.remove(recorder)
-        recorder.over = True
 
 
 class Recorder:
@@ -93,14 +92,12 @@ class Recorder:
     Attributes:
         captures: what it uses from outside: references; of an inner map, slots of the outer one.
         instructions: the calls, in order; at the end also the result.
-        over: the function has returned.
     """
 
     def __init__(self, outer: Recorder | None) -> None:
         self.outer = outer
         self.captures: list[Any] = []
         self.instructions: list[Any] = []
-        self.over = False
         self._captured: dict[object, int] = {}
 
     def call(self, base: Any, path: Path, args: Any, kwargs: Any) -> Placeholder:

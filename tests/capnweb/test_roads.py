@@ -42,6 +42,14 @@ async def test_callbacks_and_objects_both_ways(road):
     assert await far.index.add("a", "b") == "ab"
 
 
+async def test_a_list_is_mapped_over_there(road):
+    near, _ = await road.open(far_index=Api())
+    api = near.index
+    assert await api.fibonacci(6).map(lambda n: api.square(n)) == [0, 1, 1, 4, 9, 25]
+    called = api.fibonacci(3).map(lambda n: api.callFunction(lambda x: x + 1, n))
+    assert await called == [{"result": 1}, {"result": 2}, {"result": 2}]
+
+
 async def test_values_that_only_javascript_has(any_road):
     near, _ = await any_road.open(far_index=Api())
     for value in [

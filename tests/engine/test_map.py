@@ -922,10 +922,13 @@ class Here(Data):
         return [one, other]
 
 
+@pytest.mark.parametrize("dialect", ["cbor", "capnweb"])
 @settings(max_examples=60, deadline=None)
 @given(rows=rows, which=st.lists(st.sampled_from(FUNCTIONS), min_size=1, max_size=3))
-def test_it_gives_what_a_comprehension_would(rows: list[Any], which: list[Any]) -> None:
-    with Wire() as wire:
+def test_it_gives_what_a_comprehension_would(
+    dialect: str, rows: list[Any], which: list[Any]
+) -> None:
+    with Wire(dialect=dialect) as wire:
         near, _ = wire.link(far_index=Data(rows))
         here = Here(rows)
         data = near.index
