@@ -16,7 +16,8 @@ them. The map of the package, in reading order:
 `_tables`        what each side holds of the other, counted
 `_reach`         what a peer may reach, and what passes by reference
 `_payload`       what has arrived: references swapped, promises waited for
-`_map`           a function for map: recorded here, replayed there
+`_map`           a function for map is recorded
+`_replay`        and done over there, for each item
 `_seam`          to_ref and from_ref, between the engine and a codec
 `_outbox`        what leaves: frames, pushes or calls, releases
 `_router`        where a call goes: the wire, a queue, or the driver

@@ -139,7 +139,7 @@ class Recording(NamedTuple):
     Attributes:
         captures: the references that it uses.
         instructions: values with slots in them, at least one; what the last gives is the result.
-        work: what counts it, where it is done (`_map.py`).
+        work: what counts it, where it is done (`_replay.py`).
     """
 
     captures: Sequence[Any]

@@ -672,7 +672,7 @@ def is_to_await(result: Any) -> bool:
 
 def start_map(driver: Driver, recorded: Recording, value: Any) -> Coroutine[Any, Any, Any]:
     """What does a map, as a handler would."""
-    from .._map import replay
+    from .._replay import replay
 
     return replay(driver, recorded, value)
 

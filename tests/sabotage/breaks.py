@@ -1272,7 +1272,7 @@ BREAKS = [
     Break(
         "map",
         "a map goes on after the first error",
-        "_map.py",
+        "_replay.py",
         "            if self._done.settled:  # a call has failed\n",
         "            if False:\n",
         ("map::an_error_for_one_item_rejects_the_whole_and_begins_nothing_more",),
@@ -1280,7 +1280,7 @@ BREAKS = [
     Break(
         "map",
         "a cancelled map lets its calls go on",
-        "_map.py",
+        "_replay.py",
         "            self._driver.bring(self._withdraw)\n",
         "            pass\n",
         (
@@ -1291,7 +1291,7 @@ BREAKS = [
     Break(
         "map",
         "a map cancels calls that its own watching holds",
-        "_map.py",
+        "_replay.py",
         "                cell.unwatch(self._settled)\n                self._session.cancel(cell)\n",
         "                self._session.cancel(cell)\n",
         ("map::a_cancelled_map_cancels_its_calls_and_begins_no_more",),
@@ -1299,7 +1299,7 @@ BREAKS = [
     Break(
         "map",
         "calls of a map whose answer is not used are not waited for",
-        "_map.py",
+        "_replay.py",
         "        self._await(reply)\n",
         "        reply.pull()\n",
         ("map::a_call_whose_answer_is_not_used_is_made_for_each_item_and_waited_for",),
@@ -1307,7 +1307,7 @@ BREAKS = [
     Break(
         "map",
         "inner maps count on their own",
-        "_map.py",
+        "_replay.py",
         "slot.args.instructions, self.work)",
         "slot.args.instructions)",
         ("map::maps_in_maps_count_together",),
@@ -1315,7 +1315,7 @@ BREAKS = [
     Break(
         "map",
         "the steps of a map are not bounded",
-        "_map.py",
+        "_replay.py",
         "        if self._steps < 0:\n",
         "        if False:\n",
         (
@@ -1326,7 +1326,7 @@ BREAKS = [
     Break(
         "map",
         "what a map passes to calls has no weight",
-        "_map.py",
+        "_replay.py",
         "        self.work.weigh(args)\n",
         "",
         ("map::a_value_that_doubles_is_stopped[True]",),
@@ -1334,7 +1334,7 @@ BREAKS = [
     Break(
         "map",
         "what a map gives has no weight",
-        "_map.py",
+        "_replay.py",
         "        self.work.weigh(results, size)\n",
         "",
         (
@@ -1345,7 +1345,7 @@ BREAKS = [
     Break(
         "map",
         "what a map builds is counted when it is there",
-        "_map.py",
+        "_replay.py",
         "        self.work.spend(self._steps * len(items), size)\n",
         "        self.work.spend(self._steps * len(items), 0)\n",
         ("map::a_large_value_built_for_each_item_is_stopped_before_it_is_built",),
@@ -1353,7 +1353,7 @@ BREAKS = [
     Break(
         "map",
         "a map goes on for a peer that does not read",
-        "_map.py",
+        "_replay.py",
         "            await self._driver.drain()\n",
         "            pass\n",
         ("map::nothing_new_is_begun_for_a_peer_that_does_not_read",),
@@ -1394,7 +1394,7 @@ BREAKS = [
     Break(
         "map",
         "what a path in a map leads to is not reached as by a call",
-        "_map.py",
+        "_replay.py",
         "            if not isinstance(value, DATA) or step == DESCRIBE:\n"
         "                return self._call(value, path[position:], None, {}, [])\n",
         "            if not isinstance(value, DATA):\n"
@@ -1421,7 +1421,7 @@ BREAKS = [
     Break(
         "map",
         "a map does all that it has to do in one turn",
-        "_map.py",
+        "_replay.py",
         "        return self._in_turn >= _A_TURN\n",
         "        return False\n",
         ("drivers/map::others_have_their_turns_while_much_is_done[asyncio-socket]",),
