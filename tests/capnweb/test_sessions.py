@@ -126,6 +126,11 @@ class Sessions:
     async def promiseInResult(self, api: Any) -> None:  # noqa: N802
         assert await api.promises(lambda x: x + 1) == {"far": 21, "near": 5}
 
+    async def map(self, api: Any) -> None:
+        numbers = api.fibonacci(4)
+        squares = await numbers.map(lambda n: {"n": n, "square": api.square(n)})
+        assert squares == [{"n": n, "square": n * n} for n in (0, 1, 1, 2)]
+
     async def bothWays(self, api: Any) -> None:  # noqa: N802
         assert await api.callYou("square", 6) == 36
 
@@ -141,7 +146,10 @@ OTHERWISE: dict[str, tuple[str, dict[str, int]]] = {
     # What a server of ours says more, or less.
     "givenUpInFlight": ("nobody wants that answer", {"['resolve', 1, 5]": -1}),
 }
-NOT_SERVED = {"promiseInResult": "a promise of the client's goes home as its own"}
+NOT_SERVED = {
+    "promiseInResult": "a promise of the client's goes home as its own",
+    "map": "its results are sent when they are there, and not as promises",
+}
 
 
 def test_each_session_is_played_or_not_for_a_reason():

@@ -157,6 +157,12 @@ const sessions = {
     promise[Symbol.dispose]();
   },
 
+  async map(api) {
+    const numbers = api.fibonacci(4);
+    await numbers.map((n) => ({ n, square: api.square(n) }));
+    numbers[Symbol.dispose]();
+  },
+
   async bothWays(api) {
     await api.callYou("square", 6);
   },
