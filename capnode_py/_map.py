@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from ._cell import FULFILLED, Cell
 from ._errors import CannotPass
@@ -28,9 +28,6 @@ from ._stub import (
     recorders,
     recording,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _DEEPEST = 200  # far beyond what any peer takes (Limits.max_depth)
 
