@@ -6,6 +6,7 @@ they fail, so that it is seen.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from importlib.util import find_spec
@@ -24,9 +25,9 @@ def _missing() -> str:
     """What is not there; empty if all is."""
     if shutil.which("node") is None:
         return "Node is not installed"
-    if not (HERE / "node_modules" / "capnweb").is_dir():
-        return "the package capnweb is not installed: npm ci, in tests/interop"
-    return ""
+    needed = json.loads((HERE / "package.json").read_text())["dependencies"]
+    lacking = [name for name in needed if not (HERE / "node_modules" / name).is_dir()]
+    return f"npm ci, in tests/interop, would bring {', '.join(lacking)}" if lacking else ""
 
 
 @pytest.fixture(scope="session")
