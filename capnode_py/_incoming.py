@@ -378,7 +378,7 @@ class Incoming:
             self._settle_rejected(cell, bad_payload(payload.bad))
             return
         if payload.paths:
-            self._seam.resolved_paths.add(id, payload.paths)
+            self._seam.resolved_paths.add(id, payload.paths, self._seam.is_promise)
         if payload.holes:
             # Weakly: a promise that is dropped meanwhile is released at once.
             filled = partial(self._filled, weakref.ref(cell), payload)
@@ -512,13 +512,18 @@ class Incoming:
         for pair in references:
             if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not int or pair[0] > -1:
                 raise RemoteProtocolError(f"release of {pair!r} as a reference")
-            if self._exports.release(*pair) is not None and holding.targets:
-                holding.let_go(pair[0])
+            if self._exports.release(*pair) is not None:
+                self._seam.resolved_paths.drop(pair[0])
+                if holding.targets:
+                    holding.let_go(pair[0])
 
     def released(self, answers: list[Any]) -> None:
         """The other side has given answers up."""
         for answer in self._exports.release_answers(answers):
             self._freed_rejected(answer)
+        if self._seam.resolved_paths:
+            for id in answers:
+                self._seam.resolved_paths.drop(id)
         if self._session.holding.targets:
             self._session.holding.let_go_of(answers)
 

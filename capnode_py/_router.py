@@ -161,6 +161,9 @@ class Router:
                         target.enqueue(item)
                     return
             elif type(target) is Stub:
+                if item.args is None and not path and item.reply is not None:
+                    self._session.finish(item, target)  # it is what is read
+                    return
                 item.target, item.path = target, path
                 target._session.forward(item, target._id)
                 return

@@ -81,7 +81,7 @@ class Seam:
         self._make_stub = partial(Stub, session)
         self._host = host
         self.reads: dict[tuple[int, Path], Cell] = {}
-        self.resolved_paths = PathTable()
+        self.resolved_paths = PathTable(exports.max)
         self._named: weakref.WeakValueDictionary[str, Stub] = weakref.WeakValueDictionary()
         # Those of a stub that was reconstructed, and came as a reference since.
         self.other_ids: weakref.WeakKeyDictionary[Stub, set[int]] = weakref.WeakKeyDictionary()
@@ -189,6 +189,10 @@ class Seam:
             if cell is not None:
                 return cell, path[steps:]
         return target, path
+
+    def is_promise(self, id: int) -> bool:
+        """Is this id of ours an answer or a promise, and no object?"""
+        return isinstance(self.exported(id), Cell)
 
     def as_resolved(self, id: int, value: Any) -> Any:
         """The value that `id` is about to have over there, with what stands for its paths already

@@ -8,6 +8,7 @@ and rolled back otherwise. At 0 the entry is gone.
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -311,31 +312,49 @@ class PathTable:
     What is called through such a promise comes by the path, until our ping has come through. It
     goes to what was read by that path, and does not seek its own way, which may lead over the
     other side again: what is called on the value after the pong would overtake it (rule 5).
+    What begins at an answer or a promise stays as long as that: it is what the path was read as.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._roots: dict[int, PathNode] = {}
         self._of: dict[int, list[Yours]] = {}
+        self._lasting: Counter[int] = Counter()
 
     def __bool__(self) -> bool:
-        return bool(self._of)
+        return bool(self._roots)
 
     def __contains__(self, promise: int) -> bool:
         return promise in self._of
 
-    def add(self, promise: int, paths: list[tuple[Yours, Cell]]) -> None:
-        """The promise under this id has come to these."""
-        self._of[promise] = [ref for ref, _ in paths]
+    def add(
+        self, promise: int, paths: list[tuple[Yours, Cell]], lasting: Callable[[int], bool]
+    ) -> None:
+        """The promise under this id has come to these. `lasting` tells of an id whether what
+        begins there stays.
+
+        Raises:
+            RemoteProtocolError: the other side names ever more paths on what it does not release.
+        """
+        self._of[promise] = [ref for ref, _ in paths if not lasting(ref.id)]
         for ref, cell in paths:
             node = self._roots.setdefault(ref.id, PathNode())
             for step in ref.path:
                 node = node.steps.setdefault(step, PathNode())
+            if node.cell is None and lasting(ref.id):
+                self._lasting[ref.id] += 1
             node.cell = cell
             node.users += 1
+        if self._lasting.total() > self._most:
+            raise RemoteProtocolError(
+                f"more than {self._most} paths on answers not yet released (Limits.max_exports)"
+            )
 
     def forget(self, promise: int) -> None:
         """Nothing is called any more that must come in order with what came by its paths."""
         for ref in self._of.pop(promise, ()):
+            if ref.id not in self._roots:
+                continue
             nodes = [self._roots[ref.id]]
             for step in ref.path:
                 nodes.append(nodes[-1].steps[step])
@@ -349,6 +368,11 @@ class PathTable:
                     del nodes[-1].steps[step]
             if not self._roots[ref.id].steps:
                 del self._roots[ref.id]
+
+    def drop(self, id: int) -> None:
+        """The other side gives `id` up, and with it the paths that begin there."""
+        self._roots.pop(id, None)
+        del self._lasting[id]
 
     def under(self, id: int) -> PathNode | None:
         """Those that begin at `id`."""
@@ -370,6 +394,7 @@ class PathTable:
         """The session is over."""
         self._roots.clear()
         self._of.clear()
+        self._lasting.clear()
 
 
 class PathNode:

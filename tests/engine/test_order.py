@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from capnode_py import Limits, PeerLost, Promise, RemoteError, Target
+from capnode_py import Limits, PeerLost, Promise, RemoteError, RemoteProtocolError, Target
 from capnode_py._cell import Cell
 from capnode_py._messages import Yours
 from capnode_py._tables import PathTable
@@ -564,11 +564,9 @@ def test_calls_by_a_path_go_where_the_path_was_resolved_to(wire: Wire) -> None:
     far.deliver("call")
     near.deliver("push", "resolve")  # the path is read, at far
     far.deliver("push", "call")
-    near.deliver("call")
-    far.deliver("resolve")
     item.note(0)  # on its way by the path, when near learns that it leads to its own object
     near.flush()
-    near.deliver("resolve", "release")
+    near.deliver("resolve")
     far.deliver("push", "release")
     far.deliver("ping", "release")
     near.deliver("push", "release")
@@ -585,36 +583,69 @@ def test_calls_by_a_path_go_where_it_was_resolved_to_though_the_promise_is_dropp
     wire: Wire,
 ) -> None:
     """E14, G8: until the last of them has come, of which a ping tells."""
-    mine = Recorder()
-    near, far = relay(wire, mine)
-    promise = near.index.get()
+    scenario = a_path_on_an_object(wire, Fence)
+    near, promise = scenario.near, scenario.promise
+    far = near.other
     near.flush()
-    far.deliver("call")
-    near.deliver("push", "resolve")  # the path is read, at far
-    read = near.session.imports.last_question
+    far.deliver("push", "push", "call", "release")
+    near.deliver("resolve")  # the path is read, at far
     for n in range(2):
         promise["in"][0].note(n)
         near.flush()
     del promise
+    scenario = scenario._replace(promise=None)
     near.flush()
-    far.deliver("push", "call")
     while far.inbox:
         far.deliver()
     while near.session._pings:
         near.deliver()
-    went_by = [m.fields[:2] for m in near.sent if "note" in str(m.fields)]
-    assert went_by == [[1, ["in", 0, "note"]]] * 2 + [[read, ["note"]]] * 2
+    assert scenario.recorder.seen == [0, 1]  # they went to what was read, and not round again
     assert not near.session._seam.resolved_paths
+    assert scenario.stored is not None
+    scenario.stored.clear()
+
+
+def test_a_path_on_an_object_is_forgotten_with_its_promise(wire: Wire) -> None:
+    """E5, E14: without a ping, since nothing was called through it."""
+    scenario = a_path_on_an_object(wire, Fence)
+    near = scenario.near
+    task = near.spawn(scenario.promise)
     wire.run()
-    assert mine.seen == [0, 1]
+    assert task.result() == {"in": [scenario.recorder]}
+    assert not near.session._seam.resolved_paths
+    assert near.counts()["ping"] == 0
+    assert scenario.stored is not None
+    scenario.stored.clear()
+
+
+def test_ever_more_paths_on_an_answer_that_is_kept_end_the_session(wire: Wire) -> None:
+    """T4: a peer could fill our memory with them."""
+    far: FakeDriver
+    kept: list[Any] = []
+
+    def get(n: int) -> Any:
+        if not kept:
+            kept.append(far.index.late())
+        return [kept[0]["in"][step] for step in range(n, n + 10)]
+
+    async def late() -> None:
+        await Fence().wait()
+
+    near, far = wire.link({"late": late}, {"get": get}, limits=Limits(max_exports=50))
+    tasks = [near.spawn(near.index.get(n * 10)) for n in range(6)]
+    wire.run()
+    with pytest.raises(RemoteProtocolError, match="more than 50 paths on answers"):
+        tasks[0].result()
+    kept.clear()
 
 
 def test_the_longest_beginning_of_a_path_counts_for_as_long_as_a_promise_has_it() -> None:
     """E14"""
-    table = PathTable()
+    table = PathTable(10)
     short, long = Cell(None), Cell(None)  # type: ignore[arg-type]
-    table.add(1, [(Yours(-3, ("a",)), short)])
-    table.add(2, [(Yours(-3, ("a", 0, "b")), long), (Yours(-3, ("a",)), short)])
+    table.add(1, [(Yours(-3, ("a",)), short)], lambda id: id == 5)
+    table.add(2, [(Yours(-3, ("a", 0, "b")), long), (Yours(-3, ("a",)), short)], lambda _: False)
+    table.add(3, [(Yours(5, ("a",)), long)], lambda id: id == 5)
     assert table.find(-3, ("a", 0, "b", "c")) == (long, 3)
     assert table.find(-3, ("a", 0, "c")) == (short, 1)
     assert table.find(-3, ("b", 0)) == table.find(-4, ("a",)) == table.find(-3, ()) == (None, 0)
@@ -622,6 +653,10 @@ def test_the_longest_beginning_of_a_path_counts_for_as_long_as_a_promise_has_it(
     assert table.find(-3, ("a",)) == (short, 1)
     table.forget(2)
     table.forget(2)
+    table.forget(3)
+    assert table.find(5, ("a", 0)) == (long, 1)  # as long as the answer
+    table.drop(5)
+    table.drop(5)
     assert not table
     assert table.find(-3, ("a", 0, "b")) == (None, 0)
     assert table.under(-3) is None

@@ -55,6 +55,9 @@ UNSEEN = {
     "a value is announced as a read that is kept",
     "what is read by a path does not wait for the calls that are kept",
     "what is read by a path does not wait for the calls that are not started",
+    "a path on an answer is forgotten with the promise that came to it",
+    "a path on an answer is kept when the answer is given up",
+    "a read that comes to a stub is sent on",
     # What takes an extra ping.
     "a path that was resolved to is not forgotten with its pong",
     # What needs a second thread, a caller that holds a lock, or the blocking driver.

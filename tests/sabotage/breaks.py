@@ -309,7 +309,7 @@ BREAKS = [
         "5",
         "what is called by a path that was resolved to goes round again",
         "_incoming.py",
-        "            self._seam.resolved_paths.add(id, payload.paths)\n",
+        "            self._seam.resolved_paths.add(id, payload.paths, self._seam.is_promise)\n",
         "            pass\n",
         (
             "order::calls_by_a_path_go_where_the_path_was_resolved_to",
@@ -331,6 +331,31 @@ BREAKS = [
         "_incoming.py",
         "        self._seam.resolved_paths.forget(cell.import_id)\n        self._session.release",
         "        self._session.release",
+        ("order::a_path_on_an_object_is_forgotten_with_its_promise",),
+    ),
+    Break(
+        "5",
+        "a path on an answer is forgotten with the promise that came to it",
+        "_tables.py",
+        "[ref for ref, _ in paths if not lasting(ref.id)]",
+        "[ref for ref, _ in paths]",
+        ("order::the_longest_beginning_of_a_path_counts_for_as_long_as_a_promise_has_it",),
+    ),
+    Break(
+        "5",
+        "a path on an answer is kept when the answer is given up",
+        "_incoming.py",
+        "                self._seam.resolved_paths.drop(id)\n",
+        "                pass\n",
+        ("order::calls_by_a_path_go_where_the_path_was_resolved_to",),
+    ),
+    Break(
+        "5",
+        "a read that comes to a stub is sent on",
+        "_router.py",
+        "                    self._session.finish(item, target)  # it is what is read\n"
+        "                    return\n",
+        "                    pass\n",
         ("order::calls_by_a_path_go_where_the_path_was_resolved_to",),
     ),
     Break(
