@@ -14,9 +14,12 @@ so it costs half a second instead of two.
 from __future__ import annotations
 
 import asyncio  # noqa: F401 - for the forks, as are the next three
+import contextlib
+import ctypes
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -35,6 +38,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "capnode_py"
 AT_ONCE = 2  # the machines that run this have two cores
 SECONDS_A_TEST = 15  # a broken engine may well hang
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2): who has lost its parent is a child of ours
 
 ARGUMENTS = [
     "-q",
@@ -48,6 +52,7 @@ ARGUMENTS = [
 
 def main(words: Sequence[str]) -> int:
     """Run them; the exit code."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     chosen = [b for b in BREAKS if not words or any(word in b.name for word in words)]
     if not can_be_applied(chosen):
         return 2
@@ -181,7 +186,11 @@ def finish(runs: Sequence[Run]) -> None:
             running[run.start()] = run
         else:
             pid, _ = os.wait()
-            running.pop(pid).finished()
+            if pid in running:  # else it was the child of a test, and is gone
+                running.pop(pid).finished()
+    for left in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(left), signal.SIGKILL)  # a broken child may outlive its parent for good
 
 
 def node_id(test: str) -> str:
