@@ -424,7 +424,7 @@ def machine() -> dict[str, str]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="of which the median is taken")
-    parser.add_argument("--seconds", type=float, default=0.15, help="that one run takes")
+    parser.add_argument("--seconds", type=float, default=0.1, help="that one run takes")
     parser.add_argument("--only", nargs="+", default=[], help="contenders, by a part of their name")
     parser.add_argument("--rows", nargs="+", default=[], help="rows, by a part of their key")
     parser.add_argument("--cpu", type=int, help="to pin to; the first by default")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import Any, ClassVar
 
 import rpyc
@@ -25,7 +26,7 @@ class ByRpyc(Contender):
         self.pid = self._child.pid
         assert self._child.stdout is not None
         port = int(self._child.stdout.readline())
-        self._connection = rpyc.connect("localhost", port, config=_CONFIG)
+        self._connection = _connected(port)
         self._root: Any = self._connection.root
         self._held: list[Any] = []
 
@@ -69,6 +70,17 @@ class ByRpyc(Contender):
 
     async def drop(self) -> None:
         self._held.clear()
+
+
+def _connected(port: int) -> Any:
+    """It tells its port before it listens."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return rpyc.connect("localhost", port, config=_CONFIG)
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
 
 
 class Held:
