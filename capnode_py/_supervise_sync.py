@@ -139,7 +139,7 @@ class SupervisedPeer(Lives, Peer[I_co]):
             self._end(self._over or PeerClosed("this side has closed the connection"))
             life = self._life
         life.close()
-        with self._pump.lock:
+        with self._pump.held:
             while self._reviver not in (None, get_ident()):
                 self._pump.wait(self._changed)
         if self._server is not None and self._server is not current_thread():
@@ -149,7 +149,7 @@ class SupervisedPeer(Lives, Peer[I_co]):
 
     def _has_started(self) -> bool:
         """Is there a life? False: this thread is to begin one."""
-        with self._pump.lock:
+        with self._pump.held:
             while True:
                 if self._over is not None:
                     raise again(self._over)

@@ -181,7 +181,7 @@ class Peer(AnyPeer[I_co]):
 
     def serve_background(self) -> None:
         """Answer the other side from a daemon thread, whether or not another thread waits."""
-        with self._driver.lock:
+        with self._driver.held:
             if self._server is None and not self.is_closed:
                 self._server = threading.Thread(
                     target=self.serve_forever, name=f"capnode {self.nickname}", daemon=True
@@ -212,7 +212,7 @@ class Peer(AnyPeer[I_co]):
         self.close()
 
     def _complete(self, run: Callable[[], Any]) -> None:
-        with self._driver.lock:
+        with self._driver.held:
             complete(run())
 
 
@@ -289,7 +289,7 @@ class _View:
         if self.session.is_here():
             return self.session.call(base, path, args, kwargs)
         driver: BlockingDriver = self.session._driver  # type: ignore[assignment]
-        with driver.lock:  # nothing is sent yet
+        with driver.held:  # nothing is sent yet
             return Promise(self, self.session.call(base, path, args, kwargs)._base, ())
 
 
@@ -323,7 +323,7 @@ def _spawned(kind: type[S], how: Recipe) -> S:
         raise
     try:
         pump = the_pump()
-        with pump.lock:
+        with pump.held:
             peer = _make(kind, started.fds, how.settings)
             peer.pid = started.process.pid
             peer._child = _watched(started, how, peer._driver, pump, withdraw)
@@ -679,7 +679,7 @@ def serve_stdio(
     check_not_by_hand()
     service = Service()
     with service:
-        with the_pump().lock:
+        with the_pump().held:
             peer = service.make_peer(Peer, settings, make_driver=BlockingDriver)
         with contextlib.suppress(CapnodeError):  # which `Service.end` tells
             forward_logs(peer)
@@ -689,14 +689,14 @@ def serve_stdio(
 
 
 def _make(kind: type[P], fds: tuple[int, int], settings: Settings) -> P:
-    with the_pump().lock:  # another thread may poll, and hear of it
+    with the_pump().held:  # another thread may poll, and hear of it
         return make_peer(kind, fds, settings, make_driver=BlockingDriver)
 
 
 def _opened(peer: P) -> P:
     """Wait for the hello; if it does not come, or Ctrl-C does, leave nothing behind."""
     driver = peer._driver
-    with driver.lock:
+    with driver.held:
         try:
             complete(driver.open())
         except BaseException:

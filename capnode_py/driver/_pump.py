@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from .._cell import FULFILLED, PENDING, Call
 from .._errors import CapnodeError, Withdrawn
+from ._interrupts import Guard, edge
 
 if TYPE_CHECKING:
     from .blocking import BlockingDriver
@@ -136,6 +137,8 @@ class Pump:
         noted: connections for which the collector has left a note.
         unflushed: connections that have something to write (`flush_soon`).
         releasing: connections that have releases alone to send, and when that is to be.
+        raised: for a thread, by its id, what it is to raise once the engine is done.
+        held: the lock, as a context.
         calm: there are no jobs, errands and unflushed ones; False if that is to be looked at.
         polling: a thread polls; `sleeping`: how many others wait.
         descriptors: what is polled.
@@ -150,7 +153,9 @@ class Pump:
         self.releasing: deque[tuple[float, BlockingDriver]] = deque()
         self.calm = True
         self._changed = threading.Condition(self.lock)
-        self._raised: tuple[int, BaseException] | None = None
+        self.raised: dict[int, BaseException] = {}
+        self.held = _Held(self)
+        self.guard = Guard(lambda: bool(self.lock._is_owned()), self._interrupted)
         self.sleeping = 0
         self.polling = False
         self.descriptors = select.poll()
@@ -178,6 +183,8 @@ class Pump:
                 self.stir()
         finally:
             self.lock.release()
+            if self.raised:
+                self.raise_noted()
 
     def do(self, job: Callable[[], object]) -> None:
         """Have a thread that waits run this."""
@@ -317,6 +324,8 @@ class Pump:
             if events:
                 self.handle(events)
             while until.state < FULFILLED:
+                if self.raised:
+                    self.raise_noted()
                 # A wait of a handler whose caller has gone, or one that has taken too long, ends.
                 if call is not None and call.handle is STOPPED:
                     call.handle = None
@@ -333,11 +342,11 @@ class Pump:
                 else:
                     self._turn(until, deadline)
                     turned = True
-                if self._raised is not None:
-                    self._raise()
             for _ in range(len(self.jobs)):
                 if self.jobs:  # else a handler that waits has run them
                     self.jobs.popleft()()
+            if self.raised:
+                self.raise_noted()
         finally:
             if self.unflushed:
                 self.flush()
@@ -345,14 +354,20 @@ class Pump:
                 here.driver.resume()
 
     def raise_soon(self, error: BaseException) -> None:
-        """Let the innermost wait of this thread raise it, once the engine is done."""
-        self._raised = get_ident(), error
+        """Let the innermost wait of this thread raise it, once the engine is done; or, if it does
+        not wait, this thread when it lets go of the lock."""
+        self.raised[get_ident()] = error
 
-    def _raise(self) -> None:
-        if self._raised is not None and self._raised[0] == get_ident():
-            error = self._raised[1]
-            self._raised = None
+    def raise_noted(self) -> None:
+        """Raise it, if there is something for this thread to raise."""
+        error = self.raised.pop(get_ident(), None)
+        if error is not None:
             raise error
+
+    def _interrupted(self) -> None:
+        """Ctrl-C, in the midst of the engine, or in one of our waits. In the main thread."""
+        self.raise_soon(KeyboardInterrupt())
+        self.wake()
 
     def _run_errand(self) -> None:
         errand = self.errands.popleft()
@@ -362,6 +377,7 @@ class Pump:
         finally:
             place.reset(token)
 
+    @edge
     def _sleep(self, deadline: float | None) -> None:
         """Another thread polls: wait until something has changed."""
         self.flush()
@@ -386,6 +402,7 @@ class Pump:
         if self.timers or self.releasing:
             self._run_timers(monotonic())
 
+    @edge
     def poll(self, deadline: float | None) -> Events:
         """Wait for a descriptor, with the lock let go: no other thread polls."""
         self.polling = True
@@ -428,10 +445,27 @@ class Pump:
         """This process is a fork of the one whose connections these are: they are not ours."""
         self.polling = False
         self.lock = _Forked()
+        self.guard.give_back()
         self._readers.pop(self._wake_read)
         for fd in {*self._readers, *self._writers, self._wake_read, self._wake_write}:
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+class _Held:
+    """The lock, for who waits, or does nothing that is to be sent."""
+
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
+
+    def __enter__(self) -> None:
+        self._pump.lock.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        pump = self._pump
+        pump.lock.release()
+        if pump.raised:
+            pump.raise_noted()
 
 
 class _Forked:

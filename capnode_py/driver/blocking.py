@@ -35,6 +35,7 @@ from .._stub import Promise, Stub
 from .._tables import Running
 from ._base import PLAIN, RELEASE_DELAY, current, is_to_await, start_map
 from ._descriptor import SMALL_READ, STAYS, DescriptorDriver
+from ._interrupts import edge
 from ._pump import (
     NOWHERE,
     STOPPED,
@@ -42,6 +43,7 @@ from ._pump import (
     Event,
     Events,
     Place,
+    Pump,
     Settling,
     Timer,
     complete,
@@ -75,7 +77,8 @@ class LockedSession(Session):
         lock = pump.lock
         if lock._is_owned():
             return Session.call(self, base, path, args, kwargs)
-        with lock:
+        lock.acquire()
+        try:
             here = place.get()
             if (
                 type(base) is Stub
@@ -95,7 +98,12 @@ class LockedSession(Session):
                 self._driver.interrupted(error)
                 raise
             return Promise(self, cell, ()) if here.awaits else self._value(cell, here)
+        finally:
+            lock.release()
+            if pump.raised:
+                pump.raise_noted()
 
+    @edge
     def _exchange(self, target: int, path: Path, args: Any, kwargs: Any, here: Place) -> Any:
         """A call that is made when there is nothing else to do, and no other thread waits.
 
@@ -232,6 +240,10 @@ def get(promise: Promise) -> Any:
     raise RuntimeError("a promise of a connection that is driven by an event loop")
 
 
+for _finalizer in (Session._note, Pump.note, Pump.wake):
+    edge(_finalizer)
+
+
 class BlockingDriver(DescriptorDriver):
     """See the module."""
 
@@ -249,11 +261,17 @@ class BlockingDriver(DescriptorDriver):
         self.is_readable = [(stream[0], select.POLLIN)]  # as the poll says it
         with self._pump.lock:
             super().__init__(*stream, **settings)
+            self._pump.guard.opened()
 
     @property
     def lock(self) -> Any:
         """That of all blocking connections; in a fork, one that raises."""
         return self._pump.lock
+
+    @property
+    def held(self) -> Any:
+        """The same, as a context, for who waits, or does nothing that is to be sent."""
+        return self._pump.held
 
     @property
     def forked(self) -> bool:
@@ -264,7 +282,7 @@ class BlockingDriver(DescriptorDriver):
         return self.lock._is_owned()  # type: ignore[no-any-return]
 
     def ask(self, make: Callable[[], Promise]) -> Any:
-        with self.lock:
+        with self._pump.held:
             promise = make()
             return promise if place.get().awaits else get(promise)
 
@@ -318,7 +336,7 @@ class BlockingDriver(DescriptorDriver):
         """
         if self.here():
             raise RuntimeError("this code runs inside of the library, which cannot wait for it")
-        with self.lock:
+        with self._pump.held:
             try:
                 with deadline(timeout):
                     return get(promise)
@@ -328,6 +346,7 @@ class BlockingDriver(DescriptorDriver):
     def _tell_future(self, future: Future[Any], cell: Cell) -> None:
         self._pump.do(partial(self.outside, partial(super()._tell_future, future, cell)))
 
+    @edge
     def outside(self, run: Callable[[], object]) -> None:
         """Run what may be the user's own, without the lock."""
         self.lock.release()
@@ -358,6 +377,7 @@ class BlockingDriver(DescriptorDriver):
         """Ctrl-C came while the engine was at work, not in a wait: what is done is not known."""
         self._broke(error)
 
+    @edge
     def wake_from_anywhere(self) -> None:
         self._pump.note(self)
 
@@ -386,6 +406,8 @@ class BlockingDriver(DescriptorDriver):
     def release_stream(self) -> None:
         others = [each for each in self._pump.releasing if each[1] is not self]
         self._pump.releasing = deque(others)
+        if self._read_fd >= 0:  # it is done but once
+            self._pump.guard.closed()
         super().release_stream()
 
     def end_turn(self) -> None:
@@ -410,6 +432,7 @@ class BlockingDriver(DescriptorDriver):
             pump.flush()
         return self._run(id, running, here.depth + 1)
 
+    @edge
     def serve(self, until: Settling, deadline: float | None) -> None:
         """There is something to read. If it is one call, run it, write its answer, and wait for the
         next; whatever else it is goes the general way, and ends this.
@@ -466,6 +489,7 @@ class BlockingDriver(DescriptorDriver):
         self.heard = data
         self._readable()
 
+    @edge
     def _run(self, id: int, running: Running, depth: int) -> Any:
         """Run the function of a usual call, without the lock."""
         here = Place(self, None, None, False, depth, (id, running))
@@ -549,6 +573,7 @@ class BlockingDriver(DescriptorDriver):
         """It goes on."""
         self._busy += 1
 
+    @edge
     def _call_handler(self, call: Call) -> None:
         if call.cancelled:
             return

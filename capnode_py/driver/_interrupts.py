@@ -1,0 +1,75 @@
+"""Ctrl-C while the engine is at work: it waits until that is done.
+
+Python raises a KeyboardInterrupt between any two steps of the main thread. In the midst of the
+engine that would leave a session half changed, with nothing to do but to end it. So while a
+blocking connection is open, a handler of ours stands in the place of Python's own:
+
+- in code of the user's it raises at once, as ever, in handlers too;
+- in the engine, or where a thread lets go of the lock and takes it again, it leaves a note, and
+  wakes the poll. The wait that is under way then raises, and withdraws its call; or, if there is
+  none, whoever lets go of the lock does, when the engine is done;
+- in a finalizer, where an exception would be lost, it leaves that note, too.
+
+A program that has a handler of its own for SIGINT keeps it. If that raises in the engine, the
+session ends, and says why.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_edges: set[CodeType] = set()
+
+
+def edge(function: F) -> F:
+    """It lets go of the lock and takes it again: there, too, an interrupt waits (a decorator)."""
+    _edges.add(function.__code__)
+    return function
+
+
+class Guard:
+    """Has our handler in place while there are connections.
+
+    Args:
+        is_busy: is this thread in the engine?
+        note: leave a note.
+    """
+
+    def __init__(self, is_busy: Callable[[], bool], note: Callable[[], None]) -> None:
+        self._is_busy = is_busy
+        self._note = note
+        self._connections = 0
+
+    def opened(self) -> None:
+        """One more connection."""
+        self._connections += 1
+        if self._can_change() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._interrupted)
+
+    def closed(self) -> None:
+        """One less."""
+        self._connections -= 1
+        if not self._connections:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Python's own handler stands in its place again."""
+        # Compared, as each look at a method is another object.
+        if self._can_change() and signal.getsignal(signal.SIGINT) == self._interrupted:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    @staticmethod
+    def _can_change() -> bool:
+        return threading.current_thread() is threading.main_thread()
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        if self._is_busy() or (frame is not None and frame.f_code in _edges):
+            self._note()
+        else:
+            signal.default_int_handler(number, frame)

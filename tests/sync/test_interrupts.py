@@ -1,0 +1,181 @@
+"""Ctrl-C, wherever it strikes: it is raised, and leaves a usable peer."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import pytest
+
+import capnode_py as capnode
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+PLUGIN = [sys.executable, str(Path(__file__).parent / "plugin.py"), "sync"]
+monitoring: Any = getattr(sys, "monitoring", None)
+PACKAGE = str(Path(capnode.__file__).parent)
+
+
+class Api(capnode.Target):
+    def add(self, a: int, b: int) -> int:
+        return a + b
+
+    def call(self, function: Any, *args: Any) -> Any:
+        return function(*args)
+
+
+@contextmanager
+def interrupted_at(step: int) -> Iterator[list[int]]:
+    """SIGINT at one line of the package: the `step`-th that is run in the block. Yields how many
+    were run."""
+    count = [0]
+    main = threading.get_ident()
+    lines = monitoring.events.LINE
+
+    def line(code: CodeType, _number: int) -> Any:
+        if not code.co_filename.startswith(PACKAGE):
+            return monitoring.DISABLE
+        if threading.get_ident() == main:
+            count[0] += 1
+            if count[0] == step:
+                # As if the signal had come in front of it.
+                signal.getsignal(signal.SIGINT)(signal.SIGINT, sys._getframe(1))  # type: ignore[operator, misc]
+        return None
+
+    tool = monitoring.PROFILER_ID
+    monitoring.use_tool_id(tool, "interrupts")
+    monitoring.register_callback(tool, lines, line)
+    monitoring.set_events(tool, lines)
+    try:
+        yield count
+    finally:
+        monitoring.set_events(tool, 0)
+        monitoring.free_tool_id(tool)
+        monitoring.restart_events()
+
+
+def _every_line(peer: Any, run: Callable[[], Any]) -> int:
+    """Run it with an interrupt at each of its lines in turn; how many there were."""
+    for step in range(1, 10_000):
+        raised = False
+        with interrupted_at(step) as count:
+            try:
+                run()
+            except KeyboardInterrupt:
+                raised = True
+        if not raised and count[0] >= step:  # in a finalizer, which cannot raise: then it is
+            with pytest.raises(KeyboardInterrupt):  # the next call that does
+                peer.index.add(1, 2)
+        if count[0] < step:
+            return step
+        assert peer.index.add(step, 1) == step + 1
+    raise AssertionError("it does not end")
+
+
+needs_monitoring = pytest.mark.skipif(monitoring is None, reason="Python 3.12 has sys.monitoring")
+
+
+@needs_monitoring
+def test_an_interrupt_at_any_line_of_a_call_leaves_a_usable_peer():
+    with capnode.sync.spawn(PLUGIN) as peer:
+        peer.index.add(1, 2)
+        assert _every_line(peer, lambda: peer.index.add(1, 2)) > 40
+
+
+@needs_monitoring
+def test_an_interrupt_at_any_line_of_a_callback_leaves_a_usable_peer():
+    with capnode.sync.spawn(PLUGIN) as peer:
+        peer.index.call(lambda n: n, 1)
+        assert _every_line(peer, lambda: peer.index.call(lambda n: n, 1)) > 100
+
+
+@needs_monitoring
+def test_an_interrupt_at_any_line_of_a_pipeline_leaves_a_usable_peer():
+    def run() -> None:
+        with peer.pipeline() as p:
+            first, second = p.index.add(1, 2), p.index.add(3, 4)
+        assert peer.wait(second) + peer.get(first) == 10
+
+    with capnode.sync.spawn(PLUGIN) as peer:
+        run()
+        assert _every_line(peer, run) > 100
+
+
+def test_an_interrupt_in_a_handler_is_raised_there_and_in_the_wait_below_it():
+    seen: list[str] = []
+
+    def interrupted() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            seen.append("there")
+            raise
+
+    with capnode.sync.pair(far_index=Api()) as (near, _far):
+        with pytest.raises(KeyboardInterrupt):
+            near.index.call(interrupted)
+        assert seen == ["there"]
+        assert near.index.add(1, 2) == 3
+
+
+def test_an_interrupt_in_code_that_the_engine_runs_waits_until_it_is_done():
+    @capnode.by_copy
+    @dataclasses.dataclass
+    class Copied:
+        n: int
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "n":
+                signal.raise_signal(signal.SIGINT)
+                seen.append("went on")
+            return super().__getattribute__(name)
+
+    seen: list[str] = []
+    with capnode.sync.pair(far_index=Api()) as (near, _far):
+        with pytest.raises(KeyboardInterrupt):
+            near.index.add(Copied(1), 2)
+        assert seen == ["went on"]
+        assert near.index.add(1, 2) == 3
+
+
+def test_an_interrupt_while_another_thread_reads_ends_the_wait_of_the_main_one():
+    with capnode.sync.spawn([*PLUGIN[:-1], "loop"]) as peer:
+        peer.serve_background()
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it may come in either
+            peer.notify(peer.index.interrupt_parent)
+            peer.index.hang()
+        assert peer.index.add(1, 2) == 3
+
+
+def test_an_interrupt_ends_serving_and_the_peer_can_go_on():
+    with capnode.sync.spawn(PLUGIN) as peer:
+        peer.notify(peer.index.interrupt_parent)
+        with pytest.raises(KeyboardInterrupt):
+            peer.serve_forever()
+        assert peer.index.add(1, 2) == 3
+
+
+def test_python_s_own_handler_is_back_when_the_last_connection_is_closed():
+    with capnode.sync.pair() as (_near, _far):
+        with capnode.sync.pair() as (_one, _other):
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_of_the_program_s_own_stays():
+    def handler(_number: int, _frame: Any) -> None: ...
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with capnode.sync.pair():
+            assert signal.getsignal(signal.SIGINT) is handler
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
