@@ -11,6 +11,11 @@ from typing import Any
 import capnode_py as capnode
 
 
+class Session(capnode.Target):
+    def name(self) -> str:
+        return "session"
+
+
 class Plugin(capnode.Target):
     def __init__(self) -> None:
         self.cancelled = 0
@@ -52,6 +57,26 @@ class Plugin(capnode.Target):
 
     async def nest(self, function: Any, depth: int) -> int:
         return await function(self.nest, depth - 1) + 1 if depth else 0
+
+    def echo(self, value: Any) -> Any:
+        return value
+
+    def open_session(self) -> Session:
+        return Session()
+
+    def start_and_answer(self, function: Any) -> str:
+        self.task = asyncio.ensure_future(function())
+        return "answered"
+
+    async def ask_parent(self, n: int) -> Any:
+        return await capnode.current_peer().index.twice(n)
+
+    async def close_from_inside(self) -> None:
+        peer = capnode.current_peer()
+        if isinstance(peer, capnode.sync.Peer):
+            peer.close()
+        else:
+            await peer.aclose()
 
     def interrupt_parent(self) -> None:
         os.kill(os.getppid(), signal.SIGINT)

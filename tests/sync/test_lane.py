@@ -1,0 +1,186 @@
+"""What is no usual call, or does not stay alone, falls from the fast lane to the general way."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import capnode_py as capnode
+from capnode_py.sync import SpawnedPeer
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+PLUGIN = [sys.executable, str(Path(__file__).parent / "plugin.py")]
+
+
+def _twice(n: int) -> int:
+    return 2 * n
+
+
+@pytest.fixture(params=["sync", "loop"])
+def peer(request: pytest.FixtureRequest, nothing_left: None) -> Iterator[SpawnedPeer]:
+    with capnode.sync.spawn([*PLUGIN, request.param], index={"twice": _twice}) as peer:
+        peer.ping()
+        yield peer
+        while (peer.stats().imports, peer.stats().exports) != (1, 1):
+            peer.ping()  # releases that wait for company come soon
+    assert peer.returncode == 0
+
+
+def test_a_call_alone_is_one_message_each_way(peer):
+    peer.index.add(1, 2)
+    before = peer.stats()
+    for n in range(20):
+        assert peer.index.add(n, n) == 2 * n
+    after = peer.stats()
+    assert after.messages_sent - before.messages_sent in (20, 21)  # releases ride with one of them
+    assert after.messages_received - before.messages_received == 20
+    assert 200 < after.bytes_sent - before.bytes_sent < 400
+    assert 100 < after.bytes_received - before.bytes_received < 300
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, -1, 24, 70_000, 2.5, "x" * 300, b"bytes", [1, [2]], {"a": None}, 10**30],
+    ids=str,
+)
+def test_values_of_each_kind_come_back_as_they_went(peer, value):
+    for _ in range(2):
+        back = peer.index.echo(value)
+        assert (back, type(back)) == (value, type(value))
+
+
+def test_a_call_that_is_not_written_at_once_is_written_behind(peer):
+    text = "x" * 5_000_000
+    assert peer.index.echo(text) == text
+    assert peer.index.add(1, 2) == 3
+
+
+def test_calls_that_a_value_makes_while_it_is_copied_go_first():
+    @capnode.by_copy
+    @dataclasses.dataclass
+    class Copied:
+        n: int
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "n":
+                promises.append(near.index.log("first"))
+            return super().__getattribute__(name)
+
+    promises: list[Any] = []
+    seen: list[Any] = []
+    with capnode.sync.pair(far_index={"log": seen.append}) as (near, _far):
+        near.index.log("zeroth")
+        near.index.log(Copied(1))
+        assert seen == ["zeroth", "first", {"n": 1}]
+        for promise in promises:
+            assert near.wait(promise) is None
+
+
+def test_errors_of_the_call_itself_are_raised_and_nothing_is_sent(peer):
+    peer.index.add(1, 2)
+    sent = peer.stats().messages_sent
+    with pytest.raises(capnode.CannotPass, match="argument 1"):
+        peer.index.add(1, object())
+    with pytest.raises(capnode.CannotPass, match="Unicode"):
+        peer.index.add(1, "\udc00")
+    assert peer.stats().messages_sent == sent
+    stub = peer.index.relay(lambda: peer.index)
+    assert stub is peer.index
+    with pytest.raises(TypeError):
+        peer.index.add(1)
+    with pytest.raises(AttributeError):
+        peer.index.missing(1)
+    assert peer.index.add(1, 2) == 3
+
+
+def test_a_stub_that_was_given_up_is_released_in_the_lane_too(peer):
+    session = peer.index.open_session()
+    assert session.name() == "session"
+    session.dealloc()
+    with pytest.raises(capnode.Released):
+        session.name()
+
+
+def test_a_call_that_comes_in_the_place_of_the_answer_is_served_meanwhile(peer):
+    for n in range(3):
+        assert peer.index.ask_parent(n) == 2 * n
+        assert peer.index.add(n, 1) == n + 1
+
+
+def test_the_answer_may_come_while_a_callback_still_runs(looped):
+    inside = []
+
+    def callback() -> None:
+        inside.append(looped.index.add(1, 2))  # by now the outer answer is here
+        inside.append(looped.index.add(3, 4))
+
+    assert looped.index.start_and_answer(callback) == "answered"
+    looped.ping()
+    assert inside == [3, 7]
+
+
+@pytest.fixture
+def looped(nothing_left: None) -> Iterator[SpawnedPeer]:
+    with capnode.sync.spawn([*PLUGIN, "loop"]) as peer:
+        yield peer
+
+
+@pytest.mark.parametrize("kind", ["sync", "loop"])
+def test_a_handler_that_closes_its_connection_ends_the_serving(kind):
+    with capnode.sync.spawn([*PLUGIN, kind]) as peer:
+        assert peer.index.add(1, 2) == 3
+        with pytest.raises(capnode.PeerLost):
+            peer.index.close_from_inside()
+    assert peer.returncode == 0
+
+
+def test_a_handler_that_blocks_keeps_nobody_from_being_answered_elsewhere(looped):
+    entered, leave = threading.Event(), threading.Event()
+
+    def block(_n: int) -> None:
+        entered.set()
+        assert leave.wait(10)
+
+    thread = threading.Thread(target=lambda: looped.index.call(block, 1))
+    thread.start()
+    assert entered.wait(10)
+    for n in range(20):
+        assert looped.index.add(n, 1) == n + 1
+    leave.set()
+    thread.join()
+
+
+def test_threads_that_come_and_go_lose_no_call(peer):
+    failures: list[BaseException] = []
+
+    def work(n: int) -> None:
+        try:
+            for i in range(200):
+                assert peer.index.echo([n, i]) == [n, i]
+        except BaseException as error:
+            failures.append(error)
+
+    for _ in range(5):
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        for i in range(100):
+            assert peer.index.add(i, 1) == i + 1
+        for thread in threads:
+            thread.join()
+    assert failures == []
+
+
+def test_a_note_that_comes_before_the_poll_is_not_slept_over():
+    from capnode_py.driver._pump import the_pump
+
+    pump = the_pump()
+    with capnode.sync.pair() as (near, _far), pump.held:
+        pump.noted.append(near._driver)
+        assert pump.poll(None) == ()
