@@ -400,8 +400,10 @@ class BlockingDriver(DescriptorDriver):
             self._pump.releasing.append((monotonic() + RELEASE_DELAY, self))
 
     def flush_releases(self) -> None:
-        """They have waited for company long enough."""
-        self._flush_releases()
+        """They have waited for company long enough, also if something is about to leave: what is
+        flushed next would not take them along."""
+        self._releasing = False
+        self._flush()
 
     def release_stream(self) -> None:
         others = [each for each in self._pump.releasing if each[1] is not self]
