@@ -206,6 +206,8 @@ class Column:
             self.kill()
             raise Failed("it ended")
         answer: dict[str, Any] = json.loads(line)
+        if "broken" in answer:  # who knows what state it is in
+            self.kill()
         if "cannot" in answer:
             raise Failed(answer["cannot"])
         return answer

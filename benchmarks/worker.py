@@ -145,7 +145,7 @@ async def serve(contender: Contender, control: Any) -> None:
         except Cannot as error:
             answer = {"cannot": str(error)}
         except Exception as error:  # noqa: BLE001 - it is a cell of the table
-            answer = {"cannot": f"{type(error).__name__}: {error}"[:200]}
+            answer = {"cannot": f"{type(error).__name__}: {error}"[:200], "broken": True}
         _say(control, answer)
     await contender.close()
     _say(control, {"closed": True})

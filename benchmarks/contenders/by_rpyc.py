@@ -1,4 +1,8 @@
-"""RPyC: a service behind a `ThreadedServer`, as in its tutorial; several calls by `rpyc.async_`."""
+"""RPyC: a service behind a `ThreadedServer`; several calls by `rpyc.async_`.
+
+On a unix socket: over TCP, as in its tutorial, several calls and callbacks wait for delayed
+acknowledgements, 40 ms each time.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ import time
 from typing import Any, ClassVar
 
 import rpyc
+from rpyc.utils.factory import unix_connect
 from rpyc.utils.server import ThreadedServer
 
-from .base import ROOT, Contender, python
+from .base import ROOT, Contender, Place, python
 
 _CONFIG = {"allow_public_attrs": True, "sync_request_timeout": None}
 
@@ -20,13 +25,12 @@ class ByRpyc(Contender):
     cannot: ClassVar = {"batch": "no batches"}
 
     async def open(self) -> None:
+        self._place = Place()
         self._child = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs
-            python("by_rpyc"), stdout=subprocess.PIPE, text=True, cwd=ROOT
+            python("by_rpyc", self._place.socket), cwd=ROOT
         )
         self.pid = self._child.pid
-        assert self._child.stdout is not None
-        port = int(self._child.stdout.readline())
-        self._connection = _connected(port)
+        self._connection = _connected(self._place.socket)
         self._root: Any = self._connection.root
         self._held: list[Any] = []
 
@@ -34,8 +38,7 @@ class ByRpyc(Contender):
         self._connection.close()
         self._child.terminate()
         self._child.wait()
-        assert self._child.stdout is not None
-        self._child.stdout.close()
+        self._place.close()
 
     async def call(self, n: int) -> None:
         add = self._root.add
@@ -72,15 +75,16 @@ class ByRpyc(Contender):
         self._held.clear()
 
 
-def _connected(port: int) -> Any:
-    """It tells its port before it listens."""
+def _connected(path: str) -> Any:
+    """It does not tell when it listens."""
     deadline = time.monotonic() + 10
     while True:
         try:
-            return rpyc.connect("localhost", port, config=_CONFIG)
-        except ConnectionRefusedError:
+            return unix_connect(path, config=_CONFIG)
+        except (ConnectionRefusedError, FileNotFoundError):
             if time.monotonic() > deadline:
                 raise
+            time.sleep(0.001)  # noqa: TID251 - it does not tell when it listens
 
 
 class Held:
@@ -106,7 +110,4 @@ class Plugin(rpyc.Service):
 
 
 if __name__ == "__main__":
-    server = ThreadedServer(Plugin, hostname="localhost", port=0, protocol_config=_CONFIG)
-    print(server.port, flush=True)
-    sys.stdout = sys.stderr
-    server.start()
+    ThreadedServer(Plugin, socket_path=sys.argv[1], protocol_config=_CONFIG).start()
