@@ -28,9 +28,10 @@ class Library(capnode.Target):
     async def each(self, items: list[Any], function: Any) -> list[Any]:
         return [await function(item) for item in items]
 
-    async def hang(self, started: Any) -> None:
+    async def hang(self) -> None:
         try:
-            await started()
+            # Forwarded, so that the caller is in its wait when it is shown, and in no callback.
+            print("it hangs", file=sys.stderr, flush=True)
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             self._cancelled += 1
