@@ -12,7 +12,7 @@ has returned, and what it held is gone, both must hold nothing but the two index
 and no task, thread, descriptor or child may be left.
 
 Markers: ``drivers("asyncio")`` names the only drivers to run on, ``roads("socket")`` the roads,
-``loop`` keeps a test off the blocking driver.
+``loop`` keeps a test off the blocking driver, ``hangs_after(120)`` gives it more time.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "drivers(*names): run on these drivers only")
     config.addinivalue_line("markers", "loop: needs an event loop, and several tasks in it")
     config.addinivalue_line("markers", "roads(*names): run over these roads only")
+    config.addinivalue_line("markers", "hangs_after(seconds): end it from inside only then")
     config.addinivalue_line("markers", "dialect(name): what the peers of the roads speak")
 
 
@@ -186,7 +187,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     run = _RUNNERS[driver]
     _warm_up(run)
-    test = _Test(pyfuncitem.obj, {name: values[name] for name in names}, road)
+    mark = pyfuncitem.get_closest_marker("hangs_after")
+    hangs_after = mark.args[0] if mark else HANGS_AFTER
+    test = _Test(pyfuncitem.obj, {name: values[name] for name in names}, road, hangs_after)
     with testing.nothing_left(trace=False), _no_error_logged(allowed="caplog" in values):
         run(test.run)
     return True
@@ -201,10 +204,17 @@ def _warm_up(run: Callable[..., None]) -> None:
 class _Test:
     """One async test, from its first line to the leak check."""
 
-    def __init__(self, body: Callable[..., Any], arguments: dict[str, Any], road: Road | None):
+    def __init__(
+        self,
+        body: Callable[..., Any],
+        arguments: dict[str, Any],
+        road: Road | None,
+        hangs_after: float,
+    ):
         self._body = body
         self._arguments = arguments
         self._road = road
+        self._hangs_after = hangs_after
 
     async def run(self) -> None:
         nothing_left = testing.nothing_left(allow={"descriptors"}, trace=False)  # see outside
@@ -214,7 +224,7 @@ class _Test:
             if self._road is not None:
                 self._road.helpers = helpers
             try:
-                with anyio.fail_after(HANGS_AFTER):
+                with anyio.fail_after(self._hangs_after):
                     await self._body(**self._arguments)
                     if self._road is not None:
                         await self._road.check_tables()

@@ -198,6 +198,8 @@ def _has_room() -> bool:
 @pytest.mark.roads("socket")
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="once, on the newest Python")
 @pytest.mark.skipif(not _has_room(), reason="needs 4 GiB of memory")
+@pytest.mark.hangs_after(100)  # 4 GB go through a socket
+@pytest.mark.timeout(120)
 async def test_two_floods_of_ten_thousand_calls_do_not_deadlock(road):
     """Rule 13, at the size that other implementations stop at."""
     echo = {"echo": lambda value: value}
