@@ -125,20 +125,21 @@ class Child:
         self._silent.set()
 
     def _say(self, lines: list[str]) -> None:
+        """Hand it on. Whatever that raises, the child's stderr is read on."""
         say = self._recipe.stderr
-        if say == "forward":
-            if sys.stderr is not None:
-                with contextlib.suppress(OSError, ValueError):  # ours is closed: the tail remains
-                    sys.stderr.write("\n".join(lines) + "\n")
-        elif say == "log":
-            for line in lines:
-                stderr_logger.info("%s", line, extra={"peer": self._recipe.settings.nickname})
-        elif callable(say):
-            try:
+        try:
+            if say == "forward":
+                if sys.stderr is not None:
+                    with contextlib.suppress(OSError, ValueError):  # ours is closed: we have a tail
+                        sys.stderr.write("\n".join(lines) + "\n")
+            elif say == "log":
+                for line in lines:
+                    stderr_logger.info("%s", line, extra={"peer": self._recipe.settings.nickname})
+            elif callable(say):
                 for line in lines:
                     say(line)
-            except Exception:
-                logger.exception("the function that was given as stderr= raised")
+        except Exception:
+            logger.exception(_NOT_SAID["function" if callable(say) else say])
 
     def reap(self) -> bool:
         """Has it ended? It is no zombie then, and what it has started is ended with it."""
@@ -253,6 +254,13 @@ def _signal_name(number: int) -> str:
     except ValueError:
         return f"signal {number}"
 
+
+# What to log when what a child says on stderr cannot be handed on.
+_NOT_SAID: Mapping[str, str] = {
+    "forward": "sys.stderr raised, to which the stderr of a child is forwarded",
+    "log": "the logging of a child's stderr raised",
+    "function": "the function that was given as stderr= raised",
+}
 
 # What a number says, when there was no hello.
 _HINTS: Mapping[int, str] = {

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 
 from ._capnode import Capnode, Index
 from ._child import Child
 from ._doors import Door, opened
-from ._errors import CapnodeError
+from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
 from ._peer import I_co, Interface, Peer, check_interface, make_peer
 from ._start import Channel, Command, Recipe, Started, Stderr, recipe, request_logs, start
 from .driver.anyio import start_background
+
+if TYPE_CHECKING:
+    from .driver._base import Driver
+
+_ENDING_WAIT = 5.0  # more than it takes to see a child out
 
 
 def spawn(
@@ -105,7 +111,7 @@ def spawn(
         child = peer._adopt(started, how)
         if started.stderr >= 0:
             start_background(partial(_hear, child, started.stderr))
-        start_background(partial(_watch, child, started.pidfd, withdraw))
+        start_background(partial(_watch, child, started.pidfd, withdraw, peer._driver))
         try:
             return await opened(peer)
         except CapnodeError as error:
@@ -158,11 +164,23 @@ async def _hear(child: Child, stderr: int) -> None:
         os.close(stderr)
 
 
-async def _watch(child: Child, pidfd: int, gone: Callable[[], object]) -> None:
-    """Reap the child."""
-    try:
+async def _watch(child: Child, pidfd: int, gone: Callable[[], object], driver: Driver) -> None:
+    """Reap the child. When the loop ends, it ends: nobody may have closed its peer."""
+
+    async def ended() -> None:
         while not child.reap():
             await anyio.wait_readable(pidfd)
+
+    async def seen_out() -> None:
+        await driver.within(_ENDING_WAIT, ended)
+        await driver.wait_closed()
+
+    try:
+        await ended()
+    except anyio.get_cancelled_exc_class():
+        driver.close(PeerClosed("the event loop of this connection has ended"))
+        await driver.shielded(seen_out)
+        raise
     finally:
         anyio.notify_closing(pidfd)
         os.close(pidfd)

@@ -103,7 +103,7 @@ def recipe(
     if logs is not False and dialect in DIALECTS and not traits_of(dialect).cap_ids:
         raise ValueError(f"logs= needs cap_ids, which dialect={dialect!r} has not: leave it out")
     _check_stderr(stderr)
-    if channel not in _CHANNELS:
+    if channel not in tuple(_CHANNELS):
         raise ValueError(f"channel={channel!r}: one of {_either(_CHANNELS)}")
     _check_environment("env", env)
     _check_environment("add_env", add_env)
@@ -130,6 +130,18 @@ def recipe(
     )
 
 
+def recipe_of(door: str, argv: Command, options: SpawnOptions) -> Recipe:
+    """A recipe, for a door that hands its options on.
+
+    Raises:
+        TypeError, ValueError: with what to write instead.
+    """
+    for name in options:
+        if name not in SpawnOptions.__annotations__:
+            raise TypeError(f"{door}() got an unexpected keyword argument {name!r}")
+    return recipe(argv, **options)
+
+
 def checked_command(argv: Command) -> list[str]:
     """The program and its arguments as text.
 
@@ -138,13 +150,34 @@ def checked_command(argv: Command) -> list[str]:
     """
     if isinstance(argv, (str, bytes, os.PathLike)):
         raise TypeError(
-            "spawn takes a list, without a shell in between: "
-            f"write spawn({shlex.split(os.fsdecode(argv))!r})"
+            f"spawn takes a list, without a shell in between: write spawn({_as_list(argv)!r})"
         )
-    command = [os.fspath(part) for part in argv]
-    if not command:
+    if not isinstance(argv, Iterable):
+        raise TypeError(f"spawn takes a list of the program and its arguments, not {argv!r}")
+    parts: Iterable[Any] = argv
+    command: list[str] = []
+    for part in parts:
+        text = os.fspath(part) if isinstance(part, (str, os.PathLike)) else None
+        if not isinstance(text, str):
+            raise TypeError(
+                f"spawn takes a program and arguments of text, and {part!r} is none: write "
+                f"{os.fsdecode(part) if isinstance(part, bytes) else str(part)!r}"
+            )
+        command.append(text)
+    if not command or not command[0]:
         raise ValueError("spawn takes a program: write spawn([sys.executable, 'plugin.py'])")
     return command
+
+
+def _as_list(argv: str | bytes | os.PathLike[str]) -> list[str]:
+    """What was meant by one string."""
+    text = os.fsdecode(argv)
+    if isinstance(argv, os.PathLike):
+        return [text]
+    try:
+        return shlex.split(text)
+    except ValueError:  # a quote that is not closed
+        return text.split()
 
 
 def _check_stderr(stderr: Any) -> None:

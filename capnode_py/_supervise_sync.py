@@ -15,7 +15,7 @@ from typing import Any, Final, Unpack
 from ._errors import CapnodeError, PeerClosed, again
 from ._lives import Lives, Policy, check_callbacks
 from ._peer import I_co, Interface, check_interface
-from ._start import Command, SpawnOptions, recipe
+from ._start import Command, SpawnOptions, recipe_of
 from .driver._pump import Elapsed, Event, Place, complete, place, the_pump
 from .driver.blocking import deadline
 from .sync import Peer, SpawnedPeer, _spawned
@@ -53,7 +53,7 @@ def supervise(
         OSError, PeerDied, PeerLost, ProtocolError: the first start has failed.
     """
     check_interface(interface)
-    how = recipe(argv, **options)
+    how = recipe_of("supervise", argv, options)
     check_callbacks(on_start=on_start, on_death=on_death)
     policy = Policy(
         restart=restart,

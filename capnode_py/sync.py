@@ -50,7 +50,7 @@ from ._peer import (
     place_of,
 )
 from ._session import Session
-from ._start import Command, Recipe, SpawnOptions, Started, recipe, request_logs, start
+from ._start import Command, Recipe, SpawnOptions, Started, recipe_of, request_logs, start
 from ._stdio import Service, check_not_by_hand, forward_logs
 from ._stub import Promise, Stub
 from .driver._pump import Pump, complete, the_pump
@@ -310,7 +310,7 @@ def spawn(
         options: as for `capnode_py.spawn`.
     """
     check_interface(interface)
-    peer: SpawnedPeer[I_co] = _spawned(SpawnedPeer, recipe(argv, **options))
+    peer: SpawnedPeer[I_co] = _spawned(SpawnedPeer, recipe_of("spawn", argv, options))
     return peer
 
 

@@ -295,6 +295,32 @@ async def test_stderr_can_be_told_line_by_line_and_what_the_function_raises_is_l
     assert "the function that was given as stderr= raised" in caplog.text
 
 
+@pytest.mark.parametrize("stderr", ["forward", "log"])
+@EACH_KIND
+async def test_a_stderr_or_a_logging_of_ours_that_raises_does_not_stop_the_reading(
+    driver, start, monkeypatch, caplog, stderr
+):
+    class Broken(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise LookupError("broken")
+
+    def refuse(_record: logging.LogRecord) -> bool:
+        raise LookupError("broken")
+
+    heard = logging.getLogger("capnode_py.child")
+    if stderr == "forward":
+        monkeypatch.setattr(sys, "stderr", Broken())
+    else:
+        monkeypatch.setattr(heard, "filters", [refuse])
+    with caplog.at_level(logging.INFO, "capnode_py"):
+        async with start([*LIFE, "loop"], stderr=stderr) as peer:
+            for _ in range(3):
+                await peer.index.say("x" * 200_000)  # more than a pipe holds
+            await peer.index.say("the end")
+    assert peer.stderr_tail.endswith("the end")
+    assert "LookupError: broken" in caplog.text
+
+
 @pytest.mark.parametrize("stderr", ["devnull", None, 2])
 def test_a_wrong_stderr_teaches(stderr):
     with pytest.raises(ValueError, match="'forward', 'inherit', 'log', 'capture', or a function"):
@@ -415,9 +441,17 @@ def test_a_parent_whose_standard_descriptors_are_closed_spawns_as_well(tmp_path,
     assert (tmp_path / "out").read_text() == "3 0"
 
 
-def test_a_wrong_channel_teaches():
-    with pytest.raises(ValueError, match="channel='tcp': one of 'stdio', 'pipe', 'fd'"):
-        _ = capnode.spawn(["true"], channel="tcp")  # type: ignore[arg-type]
+@pytest.mark.parametrize("channel", ["tcp", None, ["fd"]])
+def test_a_wrong_channel_teaches(channel):
+    with pytest.raises(ValueError, match=r"channel=.*: one of 'stdio', 'pipe', 'fd'"):
+        _ = capnode.spawn(["true"], channel=channel)
+
+
+@pytest.mark.parametrize("door", ["spawn", "supervise"])
+def test_an_unknown_option_is_told_with_the_name_of_the_door(door):
+    for module in (capnode, capnode.sync):
+        with pytest.raises(TypeError, match=r"^(spawn|supervise)\(\) .*argument 'shell'"):
+            getattr(module, door)(["true"], shell=True)
 
 
 # Applications and versions.

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -298,9 +299,23 @@ def test_argv_as_one_string_teaches(argv):
         _ = capnode.spawn(argv)
 
 
-@pytest.mark.parametrize("argv", [[], [3], [None], 3])
-def test_argv_that_is_no_list_of_strings_is_refused(argv):
-    with pytest.raises((TypeError, ValueError)):
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        ("python 'my plugin.py", r"write spawn\(\['python', \"'my\", 'plugin.py'\]\)"),
+        (Path("my plugin.py"), r"write spawn\(\['my plugin.py'\]\)"),
+        ([], "takes a program"),
+        ([""], "takes a program"),
+        (["true", 3], "3 is none: write '3'"),
+        ([b"true"], "b'true' is none: write 'true'"),
+        ([None], "of text, and None is none"),
+        (None, "takes a list .*, not None"),
+        (3, "takes a list .*, not 3"),
+    ],
+    ids=repr,
+)
+def test_argv_that_is_no_list_of_strings_teaches(argv, told):
+    with pytest.raises((TypeError, ValueError), match=told):
         _ = capnode.spawn(argv)
 
 
@@ -386,3 +401,24 @@ def test_a_child_that_is_busy_goes_with_the_loop_that_was_left(tmp_path):
     asyncio.run(main())
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop", "trio"])
+def test_a_child_whose_peer_nobody_has_closed_goes_with_the_loop(kind):
+    """And what it has open here."""
+    loop = pytest.importorskip(kind)
+
+    async def forget() -> int:
+        peer = await capnode.spawn(PLUGIN, limits=Limits(close_timeout=0.05))
+        await peer.ping()
+        return peer.pid or 0
+
+    def run(main: Callable[[], Any]) -> Any:
+        return loop.run(main) if kind == "trio" else loop.run(main())
+
+    run(anyio.lowlevel.checkpoint)  # what the first loop opens stays
+    before = set(os.listdir("/proc/self/fd"))
+    pid = run(forget)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -1576,6 +1576,25 @@ BREAKS = [
     ),
     Break(
         "child",
+        "a peer that nobody has closed keeps its child when the loop ends",
+        "_spawn.py",
+        '        driver.close(PeerClosed("the event loop of this connection has ended"))\n'
+        "        await driver.shielded(seen_out)\n",
+        "",
+        ("drivers/spawn::a_child_whose_peer_nobody_has_closed_goes_with_the_loop[asyncio]",),
+    ),
+    Break(
+        "child",
+        "what logging raises ends the reading of a child's stderr",
+        "_child.py",
+        '        except Exception:\n            logger.exception(_NOT_SAID["function"',
+        '        except OSError:\n            logger.exception(_NOT_SAID["function"',
+        (
+            f"{LIFE}::a_stderr_or_a_logging_of_ours_that_raises_does_not_stop_the_reading[asyncio-log]",
+        ),
+    ),
+    Break(
+        "child",
         "env= does not replace the environment",
         "_start.py",
         "{**(os.environ if recipe.env is None else recipe.env), **recipe.add_env, **private}",
