@@ -30,6 +30,7 @@ from ._peer import (
     check_interface,
     make_peer,
     make_settings,
+    traits_of,
 )
 from ._websocket import WebSocketStream, check_installed, checked_origins
 from ._websocket import accept as websocket_accept
@@ -180,7 +181,7 @@ async def _web_stream(fd: int, url: str, address: Address, settings: Settings) -
                 stream = await TLSStream.wrap(
                     stream, hostname=address.host, standard_compatible=False
                 )
-        text = settings.dialect == "capnweb"
+        text = traits_of(settings.dialect).text
         return await websocket_connect(
             stream, url, where=address.where(), text=text, limits=settings.limits
         )
@@ -475,7 +476,7 @@ def _upgrade(url: str, address: Address, origins: Collection[str]) -> Upgrade | 
     allowed = checked_origins(origins)
 
     async def upgrade(stream: DescriptorStream, settings: Settings) -> WebSocketStream:
-        text = settings.dialect == "capnweb"
+        text = traits_of(settings.dialect).text
         return await websocket_accept(
             stream, path=address.path, origins=allowed, text=text, limits=settings.limits
         )

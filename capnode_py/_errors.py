@@ -285,11 +285,11 @@ def _describe_exit(error: BaseException) -> str:
 
 
 def _text_of(error: BaseException) -> str:
-    if type(error) is KeyError and len(error.args) == 1:
-        return f"{error.args[0]!r}"
     try:
+        if type(error) is KeyError and len(error.args) == 1:
+            return f"{error.args[0]!r}"
         return str(error)
-    except Exception as broken:  # noqa: BLE001 - the exception class's own __str__
+    except Exception as broken:  # noqa: BLE001 - the exception class's own, or of what it is about
         return f"<no text: its __str__ raised {type(broken).__name__}>"
 
 

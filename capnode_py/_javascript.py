@@ -44,7 +44,13 @@ class BigInt(int):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return f"BigInt({int(self)})"
+        try:
+            return f"BigInt({int(self)})"
+        except ValueError:  # more digits than Python writes in decimals
+            return f"BigInt({hex(self)})"
+
+    def __str__(self) -> str:
+        return int.__repr__(self)
 
 
 class URL(str):
@@ -125,25 +131,28 @@ class Headers(Mapping[str, str]):
         ValueError: a name or a value that no header has.
     """
 
-    __slots__ = ("pairs",)
+    __slots__ = ("_values", "pairs")
 
     pairs: tuple[tuple[str, str], ...]
 
     def __init__(self, pairs: Mapping[str, str] | Iterable[Iterable[str]] = ()) -> None:
         items = pairs.items() if isinstance(pairs, Mapping) else pairs
         self.pairs = tuple(_header(*item) for item in items)
+        self._values: dict[str, list[str]] = {}
+        for name, value in self.pairs:
+            self._values.setdefault(name, []).append(value)
 
     def __getitem__(self, name: str) -> str:
-        values = [value for key, value in self.pairs if key == name.lower()]
-        if not values:
+        values = self._values.get(name.lower())
+        if values is None:
             raise KeyError(name)
         return ", ".join(values)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict(self.pairs))
+        return iter(self._values)
 
     def __len__(self) -> int:
-        return len(dict(self.pairs))
+        return len(self._values)
 
     def __repr__(self) -> str:
         return f"Headers({list(self.pairs)!r})"

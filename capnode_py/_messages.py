@@ -223,6 +223,8 @@ class Traits:
     """References can be named by cap_ids."""
     breaks: bool
     """The outcome word can also say that an object is broken."""
+    text: bool
+    """Its messages are lines of text; else they are bytes."""
     max_message: int
     """How many bytes of a message any correct peer takes, where no hello says it."""
 

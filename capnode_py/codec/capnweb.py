@@ -69,6 +69,7 @@ _TRAITS = Traits(
     kwargs=False,
     cap_ids=False,
     breaks=False,
+    text=True,
     max_message=32 * MIB,  # in UTF-16 units, of which no text has more than bytes
 )
 
@@ -136,7 +137,7 @@ class CapnwebCodec:
         self._rest: list[bytes] = []
         self._rest_size = 0
         self._marked = self._marked_args = False
-        self._in_map = False
+        self._in_map = self._in_error = False
         self._paths: dict[Path, str] = {}
 
     # Writing.
@@ -455,10 +456,15 @@ class CapnwebCodec:
         _, name, text, stack, props = (*form, *(None, {})[len(form) - 3 :])[:5]
         if type(name) is not str or type(text) is not str or type(props) is not dict:
             raise ValueError("a name, a text, a stack and properties")
-        if _references(props):
+        outer = self._in_error
+        if not outer and _references(props):  # nor are there any in the errors in it
             return self._bad("an exception with references in its properties", props)
         marked = self._marked
-        members = self._object(props, depth)
+        self._in_error = True
+        try:
+            members = self._object(props, depth)
+        finally:
+            self._in_error = outer
         if type(members) is Bad:
             return members
         self._marked = marked  # what cannot be read of it is left out, as the sender does
@@ -644,7 +650,8 @@ def _refuse_constant(name: str) -> None:
 
 _scan = json.JSONDecoder(parse_constant=_refuse_constant).scan_once  # type: ignore[attr-defined]
 _OPENING = b"[ \t\r"  # what a message may begin with; so a peer of another dialect is known at once
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+# One that does not end as well: it would be looked for anew from each quote in it.
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?')
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LEVELS = [0] * 256
 for _open, _close in (b"[]", b"{}"):

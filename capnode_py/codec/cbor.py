@@ -78,6 +78,7 @@ _TRAITS = Traits(
     kwargs=True,
     cap_ids=True,
     breaks=True,
+    text=False,
     max_message=1 << 62,
 )
 

@@ -10,6 +10,7 @@ import pytest
 import capnode_py as capnode
 from capnode_py import Limits
 from capnode_py._errors import RemoteProtocolError
+from capnode_py.codec import capnweb
 from capnode_py.codec.capnweb import CapnwebCodec
 from capnode_py.testing import Wire
 
@@ -83,6 +84,51 @@ def test_what_cannot_be_read_of_an_exception_is_left_out(raw):
     ]
 
 
+def test_what_is_written_as_hex_in_words_may_be_of_any_size(raw):
+    """Python refuses to write more than some thousand digits in decimals."""
+    many = ["bigint", "9" * 16_000]
+    (answer,) = _answers(raw, *_echo(["error", "E", "t", None, {"py_type": many}]))
+    assert answer[:2] == ["reject", 1]
+    assert "BigInt(0x" in answer[2][2] or "malformed error" in answer[2][2]
+    (answer,) = _answers(raw, ["push", ["pipeline", 0, ["fail"], [many, "t"]]], ["pull", 2])
+    assert answer[2][:2] == ["error", "KeyError"]
+    assert answer[2][2].startswith("BigInt(0x")
+    near = raw.side
+    promise = near.index.anything()
+    raw.said()
+    raw.send(["reject", 1, many])
+    with pytest.raises(capnode.RemoteError, match=r"thrown: BigInt\(0x"):
+        near.get(promise)
+    assert near.session.error is None
+    raw.send(["abort", many])
+    assert "thrown: BigInt(0x" in str(near.session.error)
+
+
+def test_errors_in_errors_are_looked_through_once(monkeypatch):
+    looked: list[Any] = []
+    look = capnweb._references
+
+    def references(form: Any) -> list[Any]:
+        looked.append(form)
+        return look(form)
+
+    monkeypatch.setattr(capnweb, "_references", references)
+    form: Any = [[1]]
+    for _ in range(30):
+        form = ["error", "E", "t", None, {"cause": form}]
+    message = json.dumps(_echo(form)[0]).encode()
+    ((_, _, _, (error,)),), _ = CapnwebCodec(Limits()).decode(message)
+    assert isinstance(error, capnode.RemoteError)
+    assert len(looked) == 1
+
+
+def test_the_depth_of_a_text_that_does_not_end_is_found_in_one_walk():
+    line = b"[" * 401 + b'"' + b'\\"' * 100_000
+    assert capnweb._STRINGS.sub(b"", line) == b"[" * 401
+    assert capnweb._STRINGS.sub(b"", b'["[",{"\\"[":1},"\\\\",[]]') == b"[,{:1},,[]]"
+    assert capnweb._levels(line) == 401
+
+
 ENDING: dict[str, str | bytes] = {
     "no array": "{}",
     "a number": "5",
@@ -93,6 +139,7 @@ ENDING: dict[str, str | bytes] = {
     "a deep bomb": "[" * 200_000,
     "a deep bomb of objects": '{"a":' * 200_000,
     "a deep bomb in a text is none, but this is no word": json.dumps(["[" * 200_000]),
+    "a text that does not end": "[" * 401 + '"' + '\\"' * 100_000,
     "an int of too many digits": f'["push",{"9" * 10_000}]',
     "a pull of a float": '["pull",1.0]',
     "a pull of true": '["pull",true]',

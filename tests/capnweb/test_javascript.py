@@ -23,6 +23,8 @@ def test_undefined_is_one_false_and_no_none():
 def test_a_bigint_is_an_int_and_bytes_are_bytes():
     assert capnode.BigInt(5) == 5
     assert repr(capnode.BigInt(5)) == "BigInt(5)"
+    assert (str(capnode.BigInt(5)), f"{capnode.BigInt(-5)}") == ("5", "-5")
+    assert repr(capnode.BigInt(16**5000)) == f"BigInt(0x1{'0' * 5000})"
     data = capnode.Bytes(b"ab", "DataView")
     assert (data, data.container, repr(data)) == (b"ab", "DataView", "Bytes(b'ab', 'DataView')")
     with pytest.raises(ValueError, match=r"array\('h'"):
@@ -74,6 +76,10 @@ def test_headers_are_a_mapping_that_knows_no_case():
     assert (headers["ACCEPT"], len(headers), "x-ONE" in headers) == ("a", 2, True)
     assert headers.pairs == (("accept", "a"), ("x-one", "1"), ("x-one", "2"))
     assert capnode.Headers({"A": "b"}) == capnode.Headers([("a", "b")])
+    many = capnode.Headers((f"n{i}", "v") for i in range(20_000))  # at once, for each name
+    assert dict(many) == {f"n{i}": "v" for i in range(20_000)}
+    with pytest.raises(KeyError):
+        headers["nope"]
     for pairs in ([("a b", "c")], [("a", "b\r\nc: d")], [("a", "\u2603")], [("", "")]):
         with pytest.raises(ValueError, match="of a header"):
             capnode.Headers(pairs)

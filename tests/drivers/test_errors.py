@@ -37,6 +37,11 @@ class MuteError(Exception):
         raise RuntimeError("no text")
 
 
+class Nameless:
+    def __repr__(self) -> str:
+        raise RuntimeError("no name")
+
+
 class GreedyError(KeyError, OSError):
     """Two builtins at once: the nearest counts."""
 
@@ -136,6 +141,15 @@ async def test_key_errors_text_is_not_quoted_twice(any_road):
         await near.index.fail()
     assert caught.value.message == "'name'"  # type: ignore[attr-defined]
     assert str(caught.value) in ("'name'", "KeyError: 'name'")
+
+
+async def test_a_key_that_cannot_be_shown_fails_its_call_only(any_road):
+    near, _ = await any_road.open(
+        far_index={"fail": raiser(KeyError(Nameless())), "one": lambda: 1}
+    )
+    with pytest.raises(KeyError, match="no text: its __str__ raised RuntimeError"):
+        await near.index.fail()
+    assert await near.index.one() == 1
 
 
 async def test_the_librarys_own_errors_are_not_mirrored(any_road):
