@@ -16,7 +16,7 @@ from typing import Any
 import capnode_py as capnode
 
 held: list[Any] = []
-pending: dict[str, Any] = {}
+pending: dict[str, Any] = {}  # what died with `main` would be given up in a loop that still runs
 
 
 class Late:
@@ -42,7 +42,9 @@ async def main() -> None:
     held.append(thread_local)
     pending["call"] = peer.index.wait(stubs.pop())
     pending["path"] = peer.index.things
+    pending["rest"] = stubs
     await peer.index.ready(circle[0])
+    await peer.ping()  # with it leaves the release of that answer, which else may leave or not
     if sys.argv[3] == "exit":
         sys.exit(0)
     if sys.argv[3] == "close":
