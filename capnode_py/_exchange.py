@@ -17,7 +17,7 @@ from . import _tables
 from ._cell import PULLED, Cell
 from ._errors import ProtocolError, during
 from ._incoming import Incoming
-from ._messages import CALL, UNUSUAL, Codec, Path
+from ._messages import CALL, RELEASE, UNUSUAL, Codec, Path
 from ._outbox import WAITS_UP_TO, Outbox
 from ._outgoing import Outgoing
 from ._reach import plain_function
@@ -62,6 +62,7 @@ class Exchange:
         self._imports = session.imports
         self._exports = session.exports
         self._get_index = seam.get_index
+        self._to_ref = seam.to_ref
 
     def look(self) -> None:
         """Something has changed: may it be used?"""
@@ -88,7 +89,9 @@ class Exchange:
         if not self.open or self._session.unsent or _tables.trace is not None:
             return self._outgoing.call(target, path, args, kwargs)
         if type(args) is tuple and not kwargs and outbox.due < WAITS_UP_TO:
-            frame: bytes | None = self._lone.write_call(target, path, args)
+            frame: bytes | None = self._lone.write_call(target, path, args, self._to_ref)
+            if self._exports.uncommitted:
+                self._commit(sent=frame is not None)
             if frame is not None:
                 outbox.messages += 1
                 outbox.bytes += len(frame)
@@ -96,12 +99,22 @@ class Exchange:
                 return frame
 
         message = self._outgoing.encode(0, target, path, args, kwargs)
-        # There will be callbacks; or a value that was copied has made calls, which go first; or it
-        # is long.
+        # There are references in it; or a value that was copied has made calls, which go first; or
+        # it is long.
         if self._exports.uncommitted or outbox.size or type(message) is not bytes:
             return self._outgoing.made(0, message, path)
         self._imports.last_question += 1
         return b"".join(cast(list[bytes], outbox.alone(message)))
+
+    def _commit(self, *, sent: bool) -> None:
+        """Functions were exported: they have gone out, or the general way will do it again."""
+        exports = self._exports
+        if sent:
+            for export in exports.uncommitted:
+                export.announced = True
+            exports.uncommitted.clear()
+        else:
+            exports.rollback(0)
 
     def hear(self, id: int, data: bytes) -> Any:
         """The value of the answer, if that is all that has come; else UNUSUAL."""
@@ -111,6 +124,28 @@ class Exchange:
             self._session.bytes_received += size
             self._incoming.messages += 1
             self._outbox.release_plain(id, size)
+            return value
+        both = self._lone.read_answer_and(data, id)
+        return UNUSUAL if both is None else self._hear_both(id, len(data), *both)
+
+    def _hear_both(
+        self, id: int, size: int, value: Any, answers: list[int], reference: list[int]
+    ) -> Any:
+        """The value of an answer behind which callbacks are released that the call has brought; or
+        UNUSUAL, if the other side cannot release this, which the general way will say."""
+        entries = self._exports.entries
+        export = entries.get(reference[0])
+        if type(export) is not Export or not reference[0] < 0 < reference[1] <= export.sent:
+            return UNUSUAL
+        for answer in answers:
+            if answer < 1 or answer not in entries:
+                return UNUSUAL
+        if len(answers) > 1 and len(set(answers)) < len(answers):
+            return UNUSUAL
+        self._session.bytes_received += size
+        self._incoming.messages += 2
+        self._outbox.release_plain(id, size // 2)
+        self._incoming.release([RELEASE, answers, [reference]])
         return value
 
     def settle(self, data: bytes) -> bool:
@@ -120,7 +155,7 @@ class Exchange:
         id = imports.last_question
         entry = imports.entries.get(id)
         cell = None if entry is None else entry()
-        if type(cell) is not Cell or self._incoming.resolved:
+        if type(cell) is not Cell or self._incoming.resolved or not self.open:
             return False
         value = self.hear(id, data)
         if value is UNUSUAL:
@@ -184,10 +219,17 @@ class Exchange:
             self._session.finish(self._session.in_full(id, running), result)
             return None
         entries[id] = (result, PULLED)
+        running[2][3] = ()  # callbacks among them, which it does not keep, are released with this
+        session = self._session
+        if session.noted:
+            session.drain_notes()
         outbox = self._outbox
-        if not outbox.size and not self._session.unsent:
+        if not outbox.size and not session.unsent:
             frame: bytes | None = self._lone.write_answer(id, result)
             if frame is not None:
+                if outbox.due >= WAITS_UP_TO:
+                    message = self._lone.message(frame)
+                    return b"".join(cast(list[bytes], outbox.alone(message)))
                 outbox.messages += 1
                 outbox.bytes += len(frame)
                 return frame

@@ -125,7 +125,7 @@ class Incoming:
             SEND: self._send,
             RESOLVE: self._resolve,
             REJECT: self._reject,
-            RELEASE: self._release,
+            RELEASE: self.release,
             CANCEL: self._cancel,
             PING: self._ping,
             PONG: self._pong,
@@ -180,7 +180,7 @@ class Incoming:
         self.last = None
         if self._behind is not None:
             behind, self._behind = self._behind, None
-            self._release(behind)
+            self.release(behind)
 
     def _usual_call(self, message: list[Any]) -> None:
         """A call of a plain function that is here, with all its arguments, while nothing is kept
@@ -500,7 +500,8 @@ class Incoming:
         self._session.release(cell.import_id)
         cell.fulfil(value)
 
-    def _release(self, message: list[Any]) -> None:
+    def release(self, message: list[Any]) -> None:
+        """A release has come."""
         if len(message) != 3:
             raise _malformed(message)
         _, answers, references = message

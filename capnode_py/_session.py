@@ -152,6 +152,7 @@ class Session:
         unsent: bytes that the driver has taken from `flush` and not yet written; it keeps this.
         said_bye: no more calls from us.
         bytes_received: since the beginning.
+        noted: a finalizer has left a note that is yet to be looked at.
         kept: the calls of the other side that wait until the backlog shrinks.
         incoming: what comes from the other side; `outgoing`: what we say.
         holding: what those want to know who hold and are held.
@@ -173,7 +174,7 @@ class Session:
         self._driver = driver
         self._hello = hello
         self._notes: deque[Import] = deque()
-        self._noted = False
+        self.noted = False
         self._pings: dict[int, Callable[[], None]] = {}
         self._last_nonce = 0
         self._reading_back: set[Cell] = set()
@@ -612,13 +613,13 @@ class Session:
     def _note(self, entry: Import) -> None:
         """A weakref callback (rule 3): leave a note; never send, lock or call."""
         self._notes.append(entry)
-        if not self._noted:
-            self._noted = True
+        if not self.noted:
+            self.noted = True
             self._driver.wake_from_anywhere()
 
     def drain_notes(self) -> None:
         """Release what the collector has found dropped."""
-        self._noted = False
+        self.noted = False
         entries = self.imports.entries
         while self._notes:
             entry = self._notes.popleft()

@@ -10,17 +10,21 @@ is what would be written there. Tests compare the two.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
-from .._errors import CannotPass
+from .._errors import CannotPass, LimitExceeded
 from .._frames import Cutter
-from .._messages import CALL, RESOLVE, UNUSUAL, Mine, Path
+from .._messages import CALL, RELEASE, RESOLVE, UNUSUAL, Mine, Path
 
 _FRAME, _LONG_FRAME = 0x40, 0x58  # a byte string of less than 24 bytes, and of less than 256
 _CALL = bytes((0x81, 0x84, CALL))  # a frame of one message, which has four fields
 _RESOLVE = bytes((0x81, 0x83, RESOLVE))
-_WORDS = {_CALL: CALL, _RESOLVE: RESOLVE}
+_RESOLVE_AND = bytes((0x82, 0x83, RESOLVE))  # a frame of two messages, of which this is the first
+_RELEASE = bytes((0x83, RELEASE))
+_WORDS = {_CALL: CALL, _RESOLVE: RESOLVE, _RESOLVE_AND: RESOLVE}
 _RESOLVE_2 = _RESOLVE + b"\x19"  # to an id of two bytes
+_ONE_PAIR = b"\x81\x82"  # a list of one pair
 _TEXT, _LIST, _TAG = 0x60, 0x80, 0xD9
 _MINE = b"\xc0\xde\x82\x00"  # the rest of the tag of references, and of [mine, id]
 _SHORT = 24  # a length or an int below this stands in the head itself
@@ -37,8 +41,9 @@ _IDS = {
     **{n: _INTS[n] for n in range(_SMALL)},
     **{~n: bytes((0x20 + n,) if n < _SHORT else (0x38, n)) for n in range(_SMALL)},
 }
+_REFERENCE = b"\xd9" + _MINE
 # The heads of an id of more than one byte: of how many, and what to do for a negative one.
-_TARGETS = {0x18: (0, 1), 0x19: (0, 2), 0x38: (-1, 1), 0x39: (-1, 2)}
+_TARGETS = {0x18 + n: (0, 1 << n) for n in range(3)} | {0x38 + n: (-1, 1 << n) for n in range(3)}
 _TARGETS |= {0x20 + n: (~n, 0) for n in range(_SHORT)}
 _ONE_BYTE: Mapping[int, Any] = {
     **{0x20 + n: -1 - n for n in range(_SHORT)},
@@ -76,15 +81,14 @@ class Lone:
         """CALL or RESOLVE if `data` begins like the frame of one; a look, and no more."""
         return _WORDS.get(data[1:4]) or _WORDS.get(data[2:5])
 
-    def write_call(self, target: int, path: Path, args: Sequence[Any], /) -> bytes | None:
-        """The frame of a call; None if it is long, or has other arguments than leaves."""
+    def write_call(
+        self, target: int, path: Path, args: Sequence[Any], to_ref: Callable[[Any], Any], /
+    ) -> bytes | None:
+        """The frame of a call; None if it is long, or has other arguments than leaves and plain
+        functions: `to_ref` has exported some of these, maybe."""
         steps = self._paths.get(path)
-        at = _IDS.get(target)
-        if at is None:
-            if not -0x10000 <= target < 0:
-                return None
-            at = b"\x39" + (~target).to_bytes(2)
-        if steps is None or len(args) >= _SHORT:
+        at = _IDS.get(target) or _long_id(target)
+        if not at or steps is None or len(args) >= _SHORT:
             return None
         frame = _CALL + at + steps + _LISTS[len(args)]
         for value in args:
@@ -92,11 +96,18 @@ class Lone:
                 frame += _INTS[value]
             else:
                 leaf = self._leaves.get(type(value))
-                if leaf is None:
-                    return None
                 try:
-                    frame += leaf(value)
-                except CannotPass:
+                    if leaf is not None:
+                        frame += leaf(value)
+                    elif type(value) is FunctionType:
+                        id, cap_id = to_ref(value)
+                        at = _IDS.get(id) or _long_id(id)
+                        if cap_id is not None or not at or id >= 0:
+                            return None
+                        frame += _REFERENCE + at
+                    else:
+                        return None
+                except (CannotPass, LimitExceeded):
                     return None
         size = len(frame)
         return _HEADS[size] + frame if size < _SMALL else None
@@ -214,6 +225,47 @@ class Lone:
             return value
         return self._value(data[at:])
 
+    def read_answer_and(self, data: bytes, id: int, /) -> tuple[Any, list[int], list[int]] | None:
+        """Its value, and what is released behind it: answers, and a reference and how often, if
+        `data` is one frame with the answer to `id`, and a release of one reference at least."""
+        size = len(data)
+        at = 1 if size <= _SHORT else 2
+        if not data.startswith(_RESOLVE_AND, at) or not self._cutter.between:
+            return None
+        head = _answer_head(id)[1:]
+        if size >= _SMALL or data[:at] != _HEADS[size - at] or not data.startswith(head, at + 1):
+            return None
+        try:
+            value, at = _read_leaf(data, at + 1 + len(head))
+            if not data.startswith(_RELEASE, at):
+                return None
+            left = data[at + 2]
+            at += 3
+            if not _LIST <= left < _LIST + _SHORT:
+                return None
+            answers: list[int] = []
+            for _ in range(left - _LIST):
+                answer, at = _read_int(data, at)
+                answers.append(answer)
+            if not data.startswith(_ONE_PAIR, at):
+                return None
+            reference, at = _read_int(data, at + len(_ONE_PAIR))
+            count, at = _read_int(data, at)
+        except (IndexError, UnicodeDecodeError, KeyError):
+            return None
+        return (value, answers, [reference, count]) if at == size else None
+
+    def message(self, frame: bytes, /) -> bytes:
+        """The one that is alone in a frame which was written here."""
+        return frame[2 if len(frame) <= _SHORT else 3 :]
+
+
+def _long_id(id: int) -> bytes:
+    """A negative one that is not among `_IDS`; nothing for any other."""
+    if -0x10000 <= id < 0:
+        return b"\x39" + (~id).to_bytes(2)
+    return b"\x3a" + (~id).to_bytes(4) if -0x1_0000_0000 <= id < 0 else b""
+
 
 def _answer_head(id: int) -> bytes:
     if 0xFF < id < 0x10000:
@@ -239,6 +291,38 @@ def _read_mine(data: bytes, at: int) -> tuple[Mine, int]:
     if at + size > len(data):
         raise IndexError(at)
     return Mine(small ^ int.from_bytes(data[at : at + size])), at + size
+
+
+def _read_int(data: bytes, at: int) -> tuple[int, int]:
+    """An int that begins at `at`.
+
+    Raises:
+        IndexError, KeyError: it is none, or a long one.
+    """
+    head = data[at]
+    at += 1
+    if head < _SHORT:
+        return head, at
+    small, size = _TARGETS[head]
+    if at + size > len(data):
+        raise IndexError(at)
+    return small ^ int.from_bytes(data[at : at + size]), at + size
+
+
+def _read_leaf(data: bytes, at: int) -> tuple[Any, int]:
+    """A small int or text, or one of those few that `_read_value` knows, which begins at `at`.
+
+    Raises:
+        IndexError, UnicodeDecodeError, KeyError: it is none of these.
+    """
+    head = data[at]
+    at += 1
+    if head < _SHORT:
+        return head, at
+    end = at + head - _TEXT
+    if at <= end < at + _SHORT:
+        return data[at:end].decode(), end
+    return _read_value(data, at, head)
 
 
 def _read_value(data: bytes, at: int, head: int) -> tuple[Any, int]:

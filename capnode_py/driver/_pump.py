@@ -322,7 +322,7 @@ class Pump:
         turned = False
         try:
             if events:
-                self.handle(events)
+                self._serve(until, deadline, events)
             while until.state < FULFILLED:
                 if self.raised:
                     self.raise_noted()
@@ -393,14 +393,16 @@ class Pump:
             self.noted.popleft().drain_notes()
         while self.unflushed:
             self.unflushed.popleft().flush()
-        events = self.poll(deadline)
+        self._serve(until, deadline, self.poll(deadline))
+        if self.timers or self.releasing:
+            self._run_timers(monotonic())
+
+    def _serve(self, until: Settling, deadline: float | None, events: Events) -> None:
         lane = self._lanes.get(events[0][0]) if len(events) == 1 else None
         if lane is not None and events == lane.is_readable:
             lane.serve(until, deadline)
         else:
             self.handle(events)
-        if self.timers or self.releasing:
-            self._run_timers(monotonic())
 
     @edge
     def poll(self, deadline: float | None) -> Events:

@@ -436,8 +436,9 @@ class BlockingDriver(DescriptorDriver):
 
     @edge
     def serve(self, until: Settling, deadline: float | None) -> None:
-        """There is something to read. If it is one call, run it, write its answer, and wait for the
-        next; whatever else it is goes the general way, and ends this.
+        """There is something to read, or was heard. If it is one call, run it, write its answer,
+        and wait for the next; if it is the answer to the last question, that ends this; whatever
+        else it is goes the general way, and ends this.
 
         It stands in one piece for the same reason as `LockedSession._exchange`.
         """
@@ -445,16 +446,19 @@ class BlockingDriver(DescriptorDriver):
         exchange = self.session.exchange
         exports = self.session.exports
         here = place.get()
+        data, self.heard = self.heard, b""
         while not self._reads_much:
-            try:
-                data = read(self._read_fd, SMALL_READ)
-            except OSError:
-                data = b""
+            if not data:
+                with suppress(OSError):
+                    data = read(self._read_fd, SMALL_READ)
             if self._busy or here.depth > _DEEP or not (pump.calm or pump.is_calm()):
                 break
             running = exchange.take(data)
             if running is None:
+                if exchange.settle(data):
+                    return
                 break
+            data = b""
             id = exports.last_answer
             result = self._run(id, running, here.depth + 1)
             if result is not TOLD:
@@ -486,8 +490,7 @@ class BlockingDriver(DescriptorDriver):
             if events != self.is_readable:
                 pump.handle(events)
                 return
-        else:
-            data = b""  # much has come lately: that is read in the general way
+        # Much has come lately, or this is another thing: it is handled in the general way.
         self.heard = data
         self._readable()
 

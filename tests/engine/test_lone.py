@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capnode_py import CannotPass, Limits, Target
-from capnode_py._messages import CALL, RESOLVE, UNUSUAL, Hello, Mine, Promised, Yours
+from capnode_py._messages import CALL, RELEASE, RESOLVE, UNUSUAL, Hello, Mine, Promised, Yours
 from capnode_py.codec.cbor import CborCodec
+from capnode_py.testing import Wire
 
 
 def _opened() -> CborCodec:
@@ -61,7 +62,7 @@ def _nothing(value: Any) -> Any:
 def test_a_call_is_written_and_read_as_in_the_general_way(target, path, args) -> None:
     expected = _frame(target, path, args)
     for _ in range(2):  # also with what was noted the first time
-        written = LONE.write_call(target, path, args)
+        written = LONE.write_call(target, path, args, _nothing)
         assert written in (None, expected)
         read = LONE.read_call(expected)
         ((word, *fields),), _ = _messages(expected)
@@ -69,12 +70,44 @@ def test_a_call_is_written_and_read_as_in_the_general_way(target, path, args) ->
         assert read is None or repr([*read[:3], read[3]]) == repr([*fields, False])
 
 
+@given(st.lists(st.one_of(st.integers(-(1 << 33), -1), small), max_size=5), paths)
+def test_callbacks_are_written_as_in_the_general_way(drawn, path) -> None:
+    references = {_callback(): id for id in drawn if type(id) is int and id < -2}
+    args = (*references, *drawn)
+
+    def to_ref(value: Any) -> Mine:
+        return Mine(references[value])
+
+    expected = _framed(CODEC.call(-1, path, args, {}, to_ref))
+    written = LONE.write_call(-1, path, args, to_ref)
+    assert written in (None, expected)
+
+
+def _callback() -> Any:
+    return lambda: None
+
+
+@pytest.mark.parametrize("id", [-1, -24, -25, -256, -257, -65536, -65537, -(1 << 32)])
+def test_a_callback_is_written_and_read_alone(id: int) -> None:
+    expected = _framed(CODEC.call(0, ("add",), (1, _callback), {}, lambda _: Mine(id)))
+    assert LONE.write_call(0, ("add",), (1, _callback), lambda _: Mine(id)) == expected
+    assert LONE.read_call(expected) == (0, ["add"], [1, Mine(id)], True)
+    called = _frame(id, (), (1,))
+    assert LONE.write_call(id, (), (1,), _nothing) == called
+    assert LONE.read_call(called) == (id, [], [1], False)
+
+
+@pytest.mark.parametrize("reference", [Mine(-1, "a cap_id"), Mine(0), Mine(-(1 << 32) - 1)])
+def test_a_function_that_is_more_than_a_callback_is_not_written_alone(reference: Mine) -> None:
+    assert LONE.write_call(0, ("add",), (_callback,), lambda _: reference) is None
+
+
 @pytest.mark.parametrize("args", [(), (1, -1, 300), ("text", "x" * 50, None, True, False, 24)])
 @pytest.mark.parametrize("target", [0, 23, 200, -1, -200, -3000])
 def test_the_usual_call_is_written_and_read_alone(target: int, args: tuple[Any, ...]) -> None:
     for path in (("name",), ()):
         frame = _frame(target, path, args)
-        assert LONE.write_call(target, path, args) == frame
+        assert LONE.write_call(target, path, args, _nothing) == frame
         if -1 not in args:
             assert LONE.read_call(frame) == (target, list(path), list(args), False)
 
@@ -94,8 +127,41 @@ def test_an_answer_is_written_and_read_as_in_the_general_way(id, value) -> None:
 
 
 @given(
+    ids.filter(lambda id: id > 0),
+    others,
+    st.lists(ids, max_size=26),
+    st.lists(st.tuples(ids, ids), max_size=2),
+)
+def test_an_answer_with_a_release_is_read_as_in_the_general_way(id, value, answers, pairs) -> None:
+    messages = [CODEC.resolve(id, value, _nothing), CODEC.release(answers, pairs)]
+    frame: Any = CODEC.frame(messages)
+    assert LONE.read_answer(frame, id) is UNUSUAL
+    assert LONE.read_answer_and(frame, id + 1) is None
+    both = LONE.read_answer_and(frame, id)
+    if both is not None:
+        assert repr(_both(id, both)) == repr(_messages(frame)[0])
+
+
+@pytest.mark.parametrize("value", [None, True, 5, 300, -1, "text", "x" * 60])
+@pytest.mark.parametrize("answers", [[], [7], [7, 300, 70_000]])
+def test_an_answer_and_the_release_of_its_callback_come_together(value, answers) -> None:
+    messages = [CODEC.resolve(9, value, _nothing), CODEC.release(answers, [(-70_000, 1)])]
+    frame: Any = CODEC.frame(messages)
+    assert LONE.word(frame) == RESOLVE
+    assert LONE.read_answer_and(frame, 9) == (value, answers, [-70_000, 1])
+
+
+def _both(id: int, both: tuple[Any, list[int], list[int]]) -> list[Any]:
+    value, answers, pair = both
+    return [[RESOLVE, id, value], [RELEASE, answers, [pair]]]
+
+
+@given(
     st.one_of(
         st.binary(max_size=40),
+        st.binary(max_size=24).map(lambda rest: b"\x82\x83\x05\x07" + rest),
+        st.binary(max_size=9).map(lambda rest: b"\x82\x83\x05\x07\x01\x83\x07\x80" + rest),
+        st.binary(max_size=9).map(lambda rest: b"\x82\x83\x05\x07\x01\x83\x07\x80\x81\x82" + rest),
         st.binary(max_size=24).map(lambda rest: b"\x81\x84\x01\x00\x81" + rest),
         st.binary(max_size=24).map(lambda rest: b"\x81\x84\x01\x00\x81\x63add" + rest),
         st.binary(max_size=24).map(lambda rest: b"\x81\x83\x05\x07" + rest),
@@ -119,15 +185,21 @@ def test_whatever_comes_it_reads_nothing_that_the_general_way_does_not(content, 
         messages, marked = _messages(data)
         assert not marked
         assert repr(messages) == repr([[RESOLVE, 7, answer]])
+    both = LONE.read_answer_and(data, 7)
+    if both is not None:
+        assert repr(_messages(data)) == repr((_both(7, both), False))
 
 
 def test_behind_a_part_of_a_frame_nothing_comes_alone() -> None:
     codec = _opened()
     call = _frame(0, ("add",), (1, 2))
+    both: Any = codec.frame([codec.resolve(7, 1, _nothing), codec.release([], [(-1, 1)])])
     assert codec.lone.read_call(call) is not None
+    assert codec.lone.read_answer_and(both, 7) is not None
     assert list(codec.feed(call[:3])) == []
     assert codec.lone.read_call(call) is None
     assert codec.lone.read_answer(_framed(codec.resolve(7, 1, _nothing)), 7) is UNUSUAL
+    assert codec.lone.read_answer_and(both, 7) is None
 
 
 @pytest.mark.parametrize("id", [-1, -24, -25, -256, -257, -65536])
@@ -153,3 +225,51 @@ def test_the_heads_that_a_peer_sends_are_not_noted_for_ever() -> None:
     for n in range(5000):
         assert codec.lone.read_call(_frame(0, (f"name{n}",), ())) is not None
     assert len(codec.lone._heads) <= 1000
+
+
+class Keeper(Target):
+    def keep(self, _function: Any) -> None: ...
+
+
+def test_an_answer_that_releases_what_was_not_sent_is_left_to_the_general_way(wire: Wire) -> None:
+    near, _far = wire.link(far_index=Keeper())
+    promise = near.index.keep(_callback)
+    near.flush()
+    exchange, exports = near.session.exchange, near.session.exports
+    id = near.session.imports.last_question
+    (held,) = (id for id in exports.entries if id < 0)
+    for answers, pair in [
+        ([], (held, 2)),
+        ([], (held, 0)),
+        ([], (held - 1, 1)),
+        ([], (0, 1)),
+        ([1], (held, 1)),
+    ]:
+        messages = [CODEC.resolve(id, 5, _nothing), CODEC.release(answers, [pair])]
+        frame: Any = CODEC.frame(messages)
+        assert LONE.read_answer_and(frame, id) == (5, answers, list(pair))
+        assert not exchange.settle(frame)
+        assert held in exports.entries
+    assert near.get(promise) is None
+    del promise
+    wire.run()
+    assert list(exports.entries) == [0]
+
+
+def test_an_answer_that_releases_an_answer_twice_is_left_to_the_general_way(wire: Wire) -> None:
+    near, far = wire.link(lambda: 5, far_index=Keeper())
+    asked = far.index()
+    far.flush()
+    near.deliver()  # and what it answers has not come
+    promise = near.index.keep(_callback)
+    near.flush()
+    exchange, exports = near.session.exchange, near.session.exports
+    id = near.session.imports.last_question
+    (held,) = (id for id in exports.entries if id < 0)
+    resolve = CODEC.resolve(id, 6, _nothing)
+    twice: Any = CODEC.frame([resolve, CODEC.release([1, 1], [(held, 1)])])
+    assert 1 in exports.entries
+    assert not exchange.settle(twice)
+    assert {1, held} <= set(exports.entries)
+    assert near.get(promise) is None
+    assert far.get(asked) == 5

@@ -48,6 +48,23 @@ def test_a_call_alone_is_one_message_each_way(peer, monkeypatch):
     assert 100 < after.bytes_received - before.bytes_received < 300
 
 
+def test_a_callback_is_released_with_the_answer(peer):
+    for n in range(300):  # the ids of callbacks grow
+        assert peer.index.relay(lambda n=n: n) == n
+        assert peer.stats().exports == 1
+    before = peer.stats()
+    assert peer.index.relay(lambda: 5) == 5
+    after = peer.stats()
+    # A call, a resolve, and a release; and maybe one that has waited for company long enough.
+    assert after.messages_received - before.messages_received in (3, 4)
+
+
+def test_a_callback_may_call_back_before_the_answer(peer):
+    for _ in range(3):
+        assert peer.index.relay(lambda: peer.index.add(1, 2)) == 3
+        assert peer.index.nest(peer.index.nest, 3) == 3
+
+
 @pytest.mark.parametrize(
     "value",
     [None, True, -1, 24, 70_000, 2.5, "x" * 300, b"bytes", [1, [2]], {"a": None}, 10**30],
