@@ -1578,8 +1578,7 @@ BREAKS = [
         "child",
         "a peer that nobody has closed keeps its child when the loop ends",
         "_spawn.py",
-        '        driver.close(PeerClosed("the event loop of this connection has ended"))\n'
-        "        await driver.shielded(seen_out)\n",
+        "        driver.close(PeerClosed(LOOP_ENDED))\n        await driver.shielded(seen_out)\n",
         "",
         ("drivers/spawn::a_child_whose_peer_nobody_has_closed_goes_with_the_loop[asyncio]",),
     ),
