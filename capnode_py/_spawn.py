@@ -16,7 +16,7 @@ from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
 from ._peer import I_co, Interface, Peer, check_interface, make_peer
 from ._start import Channel, Command, Recipe, Started, Stderr, recipe, request_logs, start
-from .driver.anyio import LOOP_ENDED, start_background
+from .driver.anyio import LOOP_ENDED, in_trio, start_background
 
 if TYPE_CHECKING:
     from .driver._base import Driver
@@ -178,7 +178,8 @@ async def _watch(child: Child, pidfd: int, gone: Callable[[], object], driver: D
     try:
         await ended()
     except anyio.get_cancelled_exc_class():
-        driver.close(PeerClosed(LOOP_ENDED))
+        if not in_trio():  # else its own task does that
+            driver.close(PeerClosed(LOOP_ENDED))
         await driver.shielded(seen_out)
         raise
     finally:
