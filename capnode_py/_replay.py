@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .driver._base import Driver
 
 _DEEPEST = 200  # far beyond what any peer takes (Limits.max_depth)
-_A_TURN = 1000  # instructions that may be done before others have their turn
+_A_TURN = 1000  # calls made, or values built, before others have their turn
 _VALUE = 16  # bytes that a value is counted as, beside those of its text
 
 
@@ -59,7 +59,7 @@ class Work:
             )
 
     def took(self, steps: int) -> bool:
-        """So many have been begun. True: it is time for others."""
+        """So much has been begun. True: it is time for others."""
         self._in_turn += steps
         return self._in_turn >= _A_TURN
 
@@ -128,7 +128,7 @@ class _Replay:
         self.work: Work = recorded.work or Work(driver.limits)
         self._cells: list[Cell] = []
         self._holes: list[tuple[Any, Any, Cell]] = []
-        self._steps = 1  # for an item
+        self._each = 1  # of a turn, for an item
         self._left = 1  # what is not settled, and this itself, while it begins
         self._done = Cell(self._session)
 
@@ -139,9 +139,10 @@ class _Replay:
             return value
         is_list = isinstance(value, (list, tuple))
         items = list(value) if is_list else [value]
-        self._steps, size = _cost(self._instructions)
+        steps, size = _cost(self._instructions)
+        self._each = max(steps, size // _VALUE)
         size *= len(items)
-        self.work.spend(self._steps * len(items), size)
+        self.work.spend(steps * len(items), size)
         results: list[Any] = []
         begin = partial(self._driver.as_turn, partial(self._begin, iter(items), results))
         try:
@@ -176,7 +177,7 @@ class _Replay:
                 slots.append(self._value(instruction, slots))
             results.append(slots[-1])
             self._note_hole(results, len(results) - 1)
-            if self.work.took(self._steps):
+            if self.work.took(self._each):
                 return True
         return False
 

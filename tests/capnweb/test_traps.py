@@ -8,6 +8,7 @@ import pytest
 
 import capnode_py as capnode
 from capnode_py._leaks import leak_report
+from capnode_py.testing import Fence
 
 from .conftest import Raw
 
@@ -252,3 +253,25 @@ def test_long_lists_of_one_kind_cross_as_short_ones_do(web):
     ):
         assert near.get(near.index.echo(value)) == list(value)
     del near, far
+
+
+def test_what_was_read_by_a_path_is_forgotten_when_its_promise_is_released(web):
+    """E14, T4: until then the other side can call by the path."""
+    until = Fence()
+
+    async def box() -> Any:
+        await until.wait()
+        return {"in": [7]}
+
+    other, _ = web.link(far_index={"box": box}, names=("other", "third"))
+    _, far = web.link(far_index=Keeper())
+    raw = Raw(web, far)
+    task = far.spawn(far.index.f(other.index.box()))
+    assert raw.said()[0] == ["push", ["pipeline", 0, ["f"], [["promise", -1]]]]
+    raw.send(["resolve", 1, [[["pipeline", -1, ["in", 0]]]]])
+    assert far.session._seam.resolved_paths
+    raw.send(["release", -1, 1])
+    assert not far.session._seam.resolved_paths
+    until.set()
+    web.run()
+    assert task.result() == [7]

@@ -165,18 +165,36 @@ async def test_others_have_their_turns_while_much_is_done(any_road):
     table = Table()
     near, _ = await any_road.open(far_index=table)
     index = near.index
-    counts: list[int] = []
 
     async def much() -> None:
         numbers = index.numbers(200)
         assert len(await numbers.map(lambda _: numbers.map(lambda n: index.note(n)))) == 200
 
+    assert await _turns_of_others(table, index, much, 40_000) > 1
+
+
+@pytest.mark.loop
+async def test_values_that_are_built_take_turns_as_calls_do(any_road):
+    table = Table()
+    near, _ = await any_road.open(far_index=table)
+    index = near.index
+
+    async def much() -> None:
+        values = index.numbers(200).map(lambda n: [index.note(n), *[n] * 500])
+        assert len(await values) == 200
+
+    assert await _turns_of_others(table, index, much, 200) > 1
+
+
+async def _turns_of_others(table: Table, index: Any, much: Any, calls: int) -> int:
+    """How many calls are answered while a map makes so many."""
+    counts: list[int] = []
     async with anyio.create_task_group() as group:
         group.start_soon(much)
-        while len(table.log) < 40_000:
+        while len(table.log) < calls:
             await index.numbers(1)
             counts.append(len(table.log))
-    assert len([count for count in counts if 0 < count < 40_000]) > 1
+    return len([count for count in counts if 0 < count < calls])
 
 
 async def test_both_sides_map_lists_of_each_other(any_road):

@@ -351,6 +351,14 @@ BREAKS = [
     ),
     Break(
         "5",
+        "a path on a promise is kept when the promise is given up",
+        "_incoming.py",
+        "                self._seam.resolved_paths.drop(pair[0])\n",
+        "                pass\n",
+        ("capnweb/traps::what_was_read_by_a_path_is_forgotten_when_its_promise_is_released",),
+    ),
+    Break(
+        "5",
         "a read that comes to a stub is sent on",
         "_router.py",
         "                    self._session.finish(item, target)  # it is what is read\n"
@@ -1371,8 +1379,8 @@ BREAKS = [
         "map",
         "what a map builds is counted when it is there",
         "_replay.py",
-        "        self.work.spend(self._steps * len(items), size)\n",
-        "        self.work.spend(self._steps * len(items), 0)\n",
+        "        self.work.spend(steps * len(items), size)\n",
+        "        self.work.spend(steps * len(items), 0)\n",
         ("map::a_large_value_built_for_each_item_is_stopped_before_it_is_built",),
     ),
     Break(
@@ -1450,6 +1458,14 @@ BREAKS = [
         "        return self._in_turn >= _A_TURN\n",
         "        return False\n",
         ("drivers/map::others_have_their_turns_while_much_is_done[asyncio-socket]",),
+    ),
+    Break(
+        "map",
+        "only calls of a map take turns",
+        "_replay.py",
+        "        self._each = max(steps, size // _VALUE)\n",
+        "        self._each = steps\n",
+        ("drivers/map::values_that_are_built_take_turns_as_calls_do[asyncio-socket]",),
     ),
     # WebSockets.
     Break(
