@@ -6,6 +6,8 @@ from typing import Any
 
 import capnode_py as capnode
 
+from .conftest import Raw
+
 
 class Thing(capnode.Target):
     def __init__(self) -> None:
@@ -72,3 +74,26 @@ def test_a_promise_in_what_is_read_back_is_passed_behind_the_calls_on_it(web):
     web.run()
     assert boxes.thing.heard == [0, 1, 2]
     del box, calls, task, theirs
+
+
+def test_a_read_back_stands_behind_the_calls_on_promises_in_the_value(web):
+    """E18: those have gone on to a third party, and so must what asks whether they have come."""
+    thing = Thing()
+    other, third = web.link(far_index={"give": lambda: thing}, names=("other", "third"))
+    _, far = web.link(far_index={"boxed": lambda: {"in": [other.index.give()]}})
+    raw = Raw(web, far)
+    raw.send(["push", ["pipeline", 0, ["boxed"], []]])
+    raw.send(["push", ["pipeline", 1, ["in", 0, "hit"], [0]]])
+    assert raw.send(["stream", ["pipeline", 1]]) == []
+    assert thing.heard == []
+    other.flush()
+    while third.inbox or other.inbox:
+        for side in (third, other):
+            while side.inbox:
+                side.deliver()
+            side.flush()
+    assert thing.heard == [0]
+    assert ["resolve", 3] in [answer[:2] for answer in raw.said()]
+    for message in (["release", 1, 1], ["release", 2, 1], ["release", -1, 1]):
+        raw.send(message)
+    web.run()

@@ -1748,6 +1748,14 @@ BREAKS = [
     ),
     Break(
         "web",
+        "a promise that is read back is answered ahead of the calls on what is in it",
+        "_incoming.py",
+        "        if call.args is not None or call.path:\n",
+        "        if True:\n",
+        ("capnweb/order::a_read_back_stands_behind_the_calls_on_promises_in_the_value",),
+    ),
+    Break(
+        "web",
         "references in what cannot be read are not counted",
         "codec/capnweb.py",
         "        return Bad(reason, _references(form))\n",
