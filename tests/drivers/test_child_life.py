@@ -5,6 +5,7 @@ Its start is in `test_spawn.py`, its own side in `test_stdio.py`.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import logging
@@ -29,11 +30,16 @@ from capnode_py import Limits
 from capnode_py._messages import Hello
 from capnode_py._start import SpawnOptions, recipe
 from capnode_py.codec.cbor import CborCodec
+from capnode_py.driver.blocking import deadline
 
 CHILDREN = Path(__file__).parent / "children"
 LIFE = [sys.executable, str(CHILDREN / "life.py")]
 PACKAGE = Path(capnode.__file__).parent
 HELLO = CborCodec(Limits()).hello(Hello(versions=[1]))
+
+# Ten times what is aimed at, in seconds: `benchmarks.child` holds the figures.
+DEATH = 1.0  # from the end of a child to the error of its calls
+CLOSE = 1.5  # of a child that serves
 
 # A child's start costs a tenth of a second, and on uvloop the same code of ours runs as on asyncio.
 EACH_KIND = pytest.mark.drivers("asyncio", "trio", "blocking")
@@ -52,6 +58,11 @@ def lives(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def at_most(seconds: float, driver: str) -> contextlib.AbstractContextManager[Any]:
+    """What is waited for inside comes in that time."""
+    return deadline(seconds) if driver == "blocking" else anyio.fail_after(seconds)
 
 
 def until(holds: Any, seconds: float = 10) -> None:
@@ -81,7 +92,7 @@ async def test_a_death_fails_the_call_with_all_that_is_known(
     argv = [*LIFE, "loop"]
     async with start(argv, stderr="capture") as peer:
         pending = peer.index.wait()
-        with pytest.raises(capnode.PeerDied, match=told) as caught:
+        with at_most(DEATH, driver), pytest.raises(capnode.PeerDied, match=told) as caught:
             await peer.index.die(how)
         died = caught.value
         assert str(died).endswith("during die")
@@ -225,6 +236,15 @@ async def test_a_child_that_writes_without_end_is_read_while_it_is_seen_out(driv
     async with start(argv, limits=Limits(close_timeout=0.05)) as peer:
         assert peer.info is not None
     assert peer.returncode == 7
+
+
+@EACH_KIND
+async def test_a_healthy_child_is_closed_at_once(driver, start):
+    peer = await start([*LIFE, "loop"])
+    assert await peer.index.add(1, 2) == 3
+    with at_most(CLOSE, driver):
+        await peer.aclose()
+    assert peer.returncode == 0
 
 
 @EACH_KIND
