@@ -104,6 +104,14 @@ def test_the_benchmark_of_a_child_prints_its_rows_and_leaves_nothing() -> None:
         assert [line for line in rows if line.startswith(row)], row
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmarks can be imported. The package has been already: the one that is installed."""
+    import capnode_py  # noqa: F401
+
+    monkeypatch.syspath_prepend(ROOT)
+
+
 def run(module: str, *arguments: str) -> str:
     """What it prints."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
@@ -139,6 +147,7 @@ def test_the_big_table_has_a_figure_or_a_reason_in_each_cell(tmp_path: Path) -> 
     assert "| a call, us |" in again
 
 
+@pytest.mark.usefixtures("here")
 def test_a_contender_that_is_not_installed_is_a_column_of_reasons() -> None:
     from benchmarks.contenders import Entry
     from benchmarks.table import ALL, Column, start
@@ -170,6 +179,7 @@ def test_a_commit_compared_with_itself_shows_a_ratio_for_each_row() -> None:
         assert float(row.removesuffix("slower").removesuffix("faster").split()[-1]) > 0
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])
 def test_the_documents_show_the_figures_that_are_saved(name: str) -> None:
     from benchmarks.document import filled
