@@ -30,6 +30,8 @@ UNSEEN = {
     "a release of 0 or less is accepted",
     "a release of more than was sent is accepted",
     "references beside and in a value that cannot be decoded are not counted",
+    "an answer may release more behind it than was sent",
+    "an answer may release an answer twice behind it",
     # What costs messages or time, and breaks no promise of order or count.
     "each finalizer wakes the driver",
     "a flush leaves the notes",
@@ -57,6 +59,7 @@ UNSEEN = {
     "what is read by a path does not wait for the calls that are not started",
     "a path on an answer is forgotten with the promise that came to it",
     "a path on an answer is kept when the answer is given up",
+    "a path on a promise is kept when the promise is given up",
     "a read that comes to a stub is sent on",
     # What takes an extra ping.
     "a path that was resolved to is not forgotten with its pong",
@@ -64,6 +67,7 @@ UNSEEN = {
     "a finalizer releases by itself",
     "a call through a promise runs a handler of this side in the calling",
     "a call returns before what was called earlier is started",
+    "a poll begins behind a note of the collector",
 }
 """Breaks of these rules that no random run can see, by name."""
 
