@@ -24,6 +24,7 @@ import gc
 import inspect
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -65,6 +66,9 @@ HANGS_AFTER = 20.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # In the background of a shell it may be ignored, and children inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "drivers(*names): run on these drivers only")
     config.addinivalue_line("markers", "loop: needs an event loop, and several tasks in it")
     config.addinivalue_line("markers", "roads(*names): run over these roads only")
