@@ -180,6 +180,14 @@ def test_ints_are_numbers_as_far_as_those_are_exact(keeper):
     del promise
 
 
+def test_a_number_that_comes_alone_is_an_int_as_far_as_it_is_exact(keeper):
+    promise = keeper.side.index.f()
+    keeper.said()
+    keeper.side.feed(b'["resolve",1,9007199254740992]\n')
+    assert type(keeper.side.get(promise)) is float
+    del promise
+
+
 def test_an_unknown_error_keeps_its_name(keeper):
     (answer,) = _said(keeper, _call("fail"), ["pull", 1])
     assert answer[2][:3] == ["error", "KeyError", "'k'"]
