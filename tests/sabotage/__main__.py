@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "capnode_py"
 AT_ONCE = 2  # the machines that run this have two cores
 SECONDS_A_TEST = 15  # a broken engine may well hang
+SECONDS_A_RUN = 60  # and not even come to its end when a test has failed
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2): who has lost its parent is a child of ours
 
 ARGUMENTS = [
@@ -140,7 +142,7 @@ class Run:
             where = sys.modules[PACKAGE].__file__ or ""
             if not where.startswith(str(self._path)):
                 raise RuntimeError(f"{where} was imported instead of the copy")
-            (self._path / "outcome").write_text(json.dumps(outcome))
+            self._tell(outcome)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -151,8 +153,21 @@ class Run:
     def work(self) -> Any:
         """What the child does. Returns what it tells its parent."""
         outcomes = Outcomes()
+        told = outcomes.passed, outcomes.failed, outcomes.skipped
+
+        def give_up() -> None:
+            self._tell(told)
+            os._exit(0)
+
+        if self.broken is not None:
+            timer = threading.Timer(SECONDS_A_RUN, give_up)
+            timer.daemon = True
+            timer.start()
         pytest.main([*ARGUMENTS, *self.tests], plugins=[outcomes])
-        return outcomes.passed, outcomes.failed, outcomes.skipped
+        return told
+
+    def _tell(self, outcome: Any) -> None:
+        (self._path / "outcome").write_text(json.dumps(outcome))
 
     def read(self) -> Any:
         """What the child has told; None if it did not come to that."""
