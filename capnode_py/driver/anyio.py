@@ -1,7 +1,9 @@
 """The general driver: trio, and any `anyio.abc.ByteStream` on any loop.
 
-A service task of the connection's own holds the task group of reader, writer and handlers, so that
-a door can be opened in one task and closed in another.
+Reader, writer and handlers are tasks of the connection's own, so that a door can be opened in one
+task and closed in another. They are in no task group: trio raises a KeyboardInterrupt in any task
+of a group, in the midst of the engine, where it would end the program with an internal error. In
+tasks of its own it does not, and Ctrl-C reaches the program's main task.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from functools import partial
+from functools import cache, partial
+from types import FunctionType
 from typing import Any, Protocol
 
 import anyio
@@ -26,6 +29,7 @@ import anyio.to_thread
 from .._cell import Call, Cell
 from .._errors import PeerLost
 from .._long import flat
+from .._session import Session
 from ._base import RELEASE_DELAY, Driver, end_writing
 
 logger = logging.getLogger("capnode_py.driver")
@@ -55,6 +59,8 @@ class LoopDriver(Driver):
         self._thread = threading.get_ident()
         self._call_soon = call_soon()
         self._workers = anyio.CapacityLimiter(math.inf)
+        if in_trio():
+            _protect()
         super().__init__(**settings)
 
     def here(self) -> bool:
@@ -125,11 +131,20 @@ class AnyioDriver(LoopDriver):
         self._eof = anyio.Event()
         self._over = anyio.Event()
         self._stream_closed = anyio.Event()
-        self._group: anyio.abc.TaskGroup | None = None
+        self._scopes: set[anyio.CancelScope] = set()
+        self._tasks_ended = anyio.Event()
         self._progress = 0
         self._write_ended = self._served = False
         super().__init__(**settings)
         self.background(self._serve)
+        for run in (
+            self._read,
+            self._write,
+            self._watch_age,
+            self._flush_releases,
+            self._run_errands,
+        ):
+            self._start(run)
 
     def soon(self, run: Callable[[], object]) -> bool:
         self._errands.append(run)
@@ -156,8 +171,7 @@ class AnyioDriver(LoopDriver):
             self._do_errands()
 
     def after(self, seconds: float, run: Callable[[], None]) -> None:
-        if self._group is not None:
-            self._group.start_soon(self._run_after, seconds, run)
+        self._start(partial(self._run_after, seconds, run))
 
     async def _run_after(self, seconds: float, run: Callable[[], None]) -> None:
         await anyio.sleep(seconds)
@@ -186,27 +200,42 @@ class AnyioDriver(LoopDriver):
     # Handlers.
 
     def launch(self) -> None:
-        if self._group is not None:
-            self._group.start_soon(self._run_oldest)
+        self._start(self._run_oldest)
 
-    # Reading and writing.
+    # Tasks.
+
+    def _start(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a task that ends with the stream."""
+        if not self._over.is_set():
+            scope = anyio.CancelScope()
+            self._scopes.add(scope)
+            self.background(partial(self._run_in, scope, run))
+
+    async def _run_in(
+        self, scope: anyio.CancelScope, run: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        try:
+            with scope:
+                await run()
+        except Exception:
+            logger.exception("a bug in capnode_py ends the session; please report it")
+            self._over.set()
+        finally:
+            self._scopes.discard(scope)
+            if not self._scopes:
+                self._tasks_ended.set()
 
     async def _serve(self) -> None:
         try:
-            async with anyio.create_task_group() as group:
-                self._group = group
-                group.start_soon(self._read)
-                group.start_soon(self._write)
-                group.start_soon(self._watch_age)
-                group.start_soon(self._flush_releases)
-                group.start_soon(self._run_errands)
-                await self._over.wait()
-                group.cancel_scope.cancel()
-        except Exception:
-            logger.exception("a bug in capnode_py ends the session; please report it")
+            await self._over.wait()
         finally:
-            self._group = None
+            self._over.set()  # the loop itself may be ending
+            for scope in tuple(self._scopes):
+                scope.cancel()
             with anyio.CancelScope(shield=True):
+                if self._scopes:
+                    self._tasks_ended = anyio.Event()
+                    await self._tasks_ended.wait()
                 await self._close_stream()
             if self.session.error is None:  # the loop itself is ending
                 self.session.end(PeerLost(LOOP_ENDED))
@@ -306,6 +335,17 @@ def in_trio() -> bool:
     """Is the caller in a task of trio's?"""
     trio = sys.modules.get("trio")
     return trio is not None and trio.lowlevel.in_trio_task()
+
+
+@cache
+def _protect() -> None:
+    """Have Ctrl-C wait until the engine is done: trio raises it between any two steps of the main
+    task, which would leave a session half changed."""
+    import trio
+
+    for function in vars(Session).values():
+        if isinstance(function, FunctionType):
+            trio.lowlevel.enable_ki_protection(function)
 
 
 _background: set[asyncio.Task[Any]] = set()

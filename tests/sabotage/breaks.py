@@ -1851,6 +1851,14 @@ BREAKS = [
         ("sync/interrupts::an_interrupt_at_any_line_of_a_call_leaves_a_usable_peer",),
     ),
     Break(
+        "11",
+        "an interrupt in trio strikes in the midst of the engine",
+        "driver/anyio.py",
+        "            trio.lowlevel.enable_ki_protection(function)\n",
+        "            pass\n",
+        ("drivers/interrupts::an_interrupt_at_any_line_in_trio_leaves_a_usable_peer",),
+    ),
+    Break(
         "10",
         "an interrupt in the engine is forgotten",
         "driver/blocking.py",

@@ -5,22 +5,18 @@ from __future__ import annotations
 import dataclasses
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import pytest
 
 import capnode_py as capnode
 from capnode_py.driver._pump import the_pump
+from tests.interrupts import interrupted_at, needs_monitoring
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 PLUGIN = [sys.executable, str(Path(__file__).parent / "plugin.py"), "sync"]
-monitoring: Any = getattr(sys, "monitoring", None)
-PACKAGE = str(Path(capnode.__file__).parent)
 
 
 class Api(capnode.Target):
@@ -29,36 +25,6 @@ class Api(capnode.Target):
 
     def call(self, function: Any, *args: Any) -> Any:
         return function(*args)
-
-
-@contextmanager
-def interrupted_at(step: int) -> Iterator[list[int]]:
-    """SIGINT at one line of the package: the `step`-th that is run in the block. Yields how many
-    were run."""
-    count = [0]
-    main = threading.get_ident()
-    lines = monitoring.events.LINE
-
-    def line(code: CodeType, _number: int) -> Any:
-        if not code.co_filename.startswith(PACKAGE):
-            return monitoring.DISABLE
-        if threading.get_ident() == main:
-            count[0] += 1
-            if count[0] == step:
-                # As if the signal had come in front of it.
-                signal.getsignal(signal.SIGINT)(signal.SIGINT, sys._getframe(1))  # type: ignore[operator, misc]
-        return None
-
-    tool = monitoring.PROFILER_ID
-    monitoring.use_tool_id(tool, "interrupts")
-    monitoring.register_callback(tool, lines, line)
-    monitoring.set_events(tool, lines)
-    try:
-        yield count
-    finally:
-        monitoring.set_events(tool, 0)
-        monitoring.free_tool_id(tool)
-        monitoring.restart_events()
 
 
 def _every_line(peer: Any, run: Callable[[], Any], *, finalizes: bool = True) -> int:
@@ -83,9 +49,6 @@ def _every_line(peer: Any, run: Callable[[], Any], *, finalizes: bool = True) ->
             return step
         assert peer.index.add(step, 1) == step + 1
     raise AssertionError("it does not end")
-
-
-needs_monitoring = pytest.mark.skipif(monitoring is None, reason="Python 3.12 has sys.monitoring")
 
 
 @needs_monitoring
