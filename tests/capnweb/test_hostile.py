@@ -10,7 +10,7 @@ import pytest
 import capnode_py as capnode
 from capnode_py import Limits
 from capnode_py._errors import RemoteProtocolError
-from capnode_py.codec import capnweb
+from capnode_py.codec import capnweb_json, capnweb_reader
 from capnode_py.codec.capnweb import CapnwebCodec
 from capnode_py.testing import Wire
 
@@ -106,13 +106,13 @@ def test_what_is_written_as_hex_in_words_may_be_of_any_size(raw):
 
 def test_errors_in_errors_are_looked_through_once(monkeypatch):
     looked: list[Any] = []
-    look = capnweb._references
+    look = capnweb_reader._references
 
     def references(form: Any) -> list[Any]:
         looked.append(form)
         return look(form)
 
-    monkeypatch.setattr(capnweb, "_references", references)
+    monkeypatch.setattr(capnweb_reader, "_references", references)
     form: Any = [[1]]
     for _ in range(30):
         form = ["error", "E", "t", None, {"cause": form}]
@@ -124,9 +124,9 @@ def test_errors_in_errors_are_looked_through_once(monkeypatch):
 
 def test_the_depth_of_a_text_that_does_not_end_is_found_in_one_walk():
     line = b"[" * 401 + b'"' + b'\\"' * 100_000
-    assert capnweb._STRINGS.sub(b"", line) == b"[" * 401
-    assert capnweb._STRINGS.sub(b"", b'["[",{"\\"[":1},"\\\\",[]]') == b"[,{:1},,[]]"
-    assert capnweb._levels(line) == 401
+    assert capnweb_json._STRINGS.sub(b"", line) == b"[" * 401
+    assert capnweb_json._STRINGS.sub(b"", b'["[",{"\\"[":1},"\\\\",[]]') == b"[,{:1},,[]]"
+    assert capnweb_json.levels(line) == 401
 
 
 ENDING: dict[str, str | bytes] = {

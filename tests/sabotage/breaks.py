@@ -1757,7 +1757,7 @@ BREAKS = [
     Break(
         "web",
         "references in what cannot be read are not counted",
-        "codec/capnweb.py",
+        "codec/capnweb_reader.py",
         "        return Bad(reason, _references(form))\n",
         "        return Bad(reason)\n",
         ("capnweb/hostile::references_beside_what_cannot_be_read_are_counted_and_given_back",),
@@ -1773,7 +1773,7 @@ BREAKS = [
     Break(
         "web",
         "keys that JavaScript drops arrive",
-        "codec/capnweb.py",
+        "codec/capnweb_reader.py",
         "        if not DROPPED.isdisjoint(members):\n",
         "        if False:\n",
         ("capnweb/hostile::keys_that_javascript_drops_are_dropped_and_never_sent",),
@@ -1781,7 +1781,7 @@ BREAKS = [
     Break(
         "web",
         "an int that is no exact number arrives as one",
-        "codec/capnweb.py",
+        "codec/capnweb_reader.py",
         "            return _double(form)\n",
         "            return form\n",
         ("capnweb/traps::a_number_that_comes_alone_is_an_int_as_far_as_it_is_exact",),
@@ -1789,7 +1789,7 @@ BREAKS = [
     Break(
         "web",
         "an object that goes home is announced as a promise",
-        "codec/capnweb.py",
+        "codec/capnweb_writer.py",
         "            case Yours(id, (), _, True):\n",
         "            case Yours(id, (), _, 5):\n",
         ("capnweb/traps::nothing_is_named_after_it_was_released",),
@@ -1813,7 +1813,7 @@ BREAKS = [
     Break(
         "web",
         "a text that does not end is looked for from each quote in it",
-        "codec/capnweb.py",
+        "codec/capnweb_json.py",
         """|\\\\.)*+"?')""",
         """|\\\\.)*+"')""",
         ("capnweb/hostile::the_depth_of_a_text_that_does_not_end_is_found_in_one_walk",),
@@ -1821,7 +1821,7 @@ BREAKS = [
     Break(
         "web",
         "each error in errors is looked through anew for references",
-        "codec/capnweb.py",
+        "codec/capnweb_reader.py",
         "        if not outer and _references(props):",
         "        if _references(props):",
         ("capnweb/hostile::errors_in_errors_are_looked_through_once",),
