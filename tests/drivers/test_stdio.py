@@ -35,6 +35,12 @@ def _call(*args: Any) -> bytes:
     return bytes(CODEC.call(0, ("add",), list(args), {}, lambda value: value))
 
 
+def _read(fd: int) -> bytes:
+    data = os.read(fd, 65536)
+    assert data, "the child has ended"
+    return data
+
+
 def _frame(message: bytes) -> bytes:
     return bytes(CODEC.frame([message]))
 
@@ -165,7 +171,7 @@ def test_what_stderr_shares_is_not_unblocked(serves):
     child.stdin.flush()
     out = b""
     while not _answers(out):
-        out += os.read(read, 65536)
+        out += _read(read)
     assert os.get_blocking(write)
     child.stdin.close()
     assert child.wait(20) == 0
@@ -229,12 +235,12 @@ def test_ctrl_c_is_for_the_parent_to_decide(serves):
     child.stdin.flush()
     out = b""
     while not _answers(out):
-        out += os.read(child.stdout.fileno(), 65536)
+        out += _read(child.stdout.fileno())
     child.send_signal(signal.SIGINT)
     child.stdin.write(bytes(CODEC.frame([_call(2, 3)])))
     child.stdin.flush()
     while len(_answers(out)) < 2:
-        out += os.read(child.stdout.fileno(), 65536)
+        out += _read(child.stdout.fileno())
     ignored = [
         line
         for line in Path(f"/proc/{child.pid}/status").read_text().splitlines()

@@ -163,7 +163,10 @@ class Run:
             timer = threading.Timer(SECONDS_A_RUN, give_up)
             timer.daemon = True
             timer.start()
-        pytest.main([*ARGUMENTS, *self.tests], plugins=[outcomes])
+        try:
+            pytest.main([*ARGUMENTS, *self.tests], plugins=[outcomes])
+        except BaseException:  # what a hung test left behind ends pytest itself
+            traceback.print_exc()
         return told
 
     def _tell(self, outcome: Any) -> None:
