@@ -78,9 +78,9 @@ class Exchange:
 
     # The side that calls.
 
-    def ask(self, target: int, path: Path, args: Any, kwargs: Any) -> bytes | Cell:
-        """A call on an import, when nothing waits to be sent: what is to be written now, where the
-        last question is its own; or the cell of its question, if it is none for this.
+    def ask(self, target: int, path: Path, args: Any, kwargs: Any) -> Any:
+        """A call on an import, when nothing waits to be sent: the bytes that are to be written now,
+        where the last question is its own; or the cell of its question, if it is none for this.
 
         Raises:
             CannotPass, LimitExceeded, Released: nothing was sent.

@@ -535,11 +535,13 @@ def make_peer(
     host = settings.host
     index: Any = None
 
-    def get_index() -> Any:
-        return host.get_index() if settings.index_for is None else index
-
     driver = (make_driver or _driver_of_loop)(
-        stream, codec=codec, limits=limits, hello=hello, host=host, get_index=get_index
+        stream,
+        codec=codec,
+        limits=limits,
+        hello=hello,
+        host=host,
+        get_index=host.get_index if settings.index_for is None else lambda: index,
     )
     host.sessions[hello.session_id] = driver.session
     peer = kind(driver, nickname=settings.nickname)

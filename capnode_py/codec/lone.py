@@ -76,6 +76,7 @@ class Lone:
         self._value = value
         self._cutter = cutter
         self._heads: dict[bytes, Head] = {}
+        self._starts: dict[tuple[int, Path, int], bytes] = {}
 
     def word(self, data: bytes, /) -> int | None:
         """CALL or RESOLVE if `data` begins like the frame of one; a look, and no more."""
@@ -86,11 +87,11 @@ class Lone:
     ) -> bytes | None:
         """The frame of a call; None if it is long, or has other arguments than leaves and plain
         functions: `to_ref` has exported some of these, maybe."""
-        steps = self._paths.get(path)
-        at = _IDS.get(target) or _long_id(target)
-        if not at or steps is None or len(args) >= _SHORT:
-            return None
-        frame = _CALL + at + steps + _LISTS[len(args)]
+        frame = self._starts.get((target, path, len(args)))
+        if frame is None:
+            frame = self._start(target, path, len(args))
+            if frame is None:
+                return None
         for value in args:
             if type(value) is int and 0 <= value < _SMALL:
                 frame += _INTS[value]
@@ -111,6 +112,19 @@ class Lone:
                     return None
         size = len(frame)
         return _HEADS[size] + frame if size < _SMALL else None
+
+    def _start(self, target: int, path: Path, count: int) -> bytes | None:
+        """What such a call begins with, up to its arguments; None if that is not known yet."""
+        steps = self._paths.get(path)
+        at = _IDS.get(target) or _long_id(target)
+        if not at or steps is None or count >= _SHORT:
+            return None
+        start = _CALL + at + steps + _LISTS[count]
+        if path or target >= 0:  # else a callback, which is called once, mostly
+            if len(self._starts) == _HEADS_NOTED:
+                self._starts.clear()
+            self._starts[target, path, count] = start
+        return start
 
     def write_answer(self, id: int, value: Any, /) -> bytes | None:
         """The frame of an answer; likewise."""
@@ -208,19 +222,18 @@ class Lone:
     def read_answer(self, data: bytes, id: int, /) -> Any:
         """The value, if `data` is one frame with the answer to `id`, and nothing else; else
         UNUSUAL."""
-        size = len(data)
-        if 1 < size <= _SHORT and data[0] == size + (_FRAME - 1):
-            at = 1
-        elif size > _SHORT and data[0] == _LONG_FRAME and data[1] == size - 2:
-            at = 2
-        else:
-            return UNUSUAL
-        if not data.startswith(_RESOLVE, at):  # what else it may be is mostly found here
-            return UNUSUAL
         head = _answer_head(id)
-        if not (data.startswith(head, at) and self._cutter.between):
+        size = len(data)
+        if size <= _SHORT:
+            if not data.startswith(head, 1) or data[0] != size + (_FRAME - 1):
+                return UNUSUAL
+            at = 1 + len(head)
+        else:
+            if not data.startswith(head, 2) or data[0] != _LONG_FRAME or data[1] != size - 2:
+                return UNUSUAL
+            at = 2 + len(head)
+        if not self._cutter.between:
             return UNUSUAL
-        at += len(head)
         if at == size - 1 and (value := data[at]) < _SHORT:
             return value
         return self._value(data[at:])

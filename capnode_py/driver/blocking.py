@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from os import read, write
 from time import monotonic
@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from .._cell import FULFILLED, REJECTED, Call, Cell
 from .._errors import LimitExceeded, again
 from .._incoming import TOLD
-from .._messages import UNUSUAL, Path, Recording
+from .._messages import UNUSUAL, Codec, Path, Recording
 from .._reach import DESCRIBE, FAR, IN_THREAD, callable_from_afar, reach
 from .._seam import as_cell
 from .._session import Session
@@ -72,8 +72,12 @@ class LockedSession(Session):
 
     _driver: BlockingDriver
 
+    def __init__(self, codec: Codec, driver: BlockingDriver, **settings: Any) -> None:
+        self._pump = driver._pump
+        super().__init__(codec, driver, **settings)
+
     def call(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any) -> Any:
-        pump = self._driver._pump
+        pump = self._pump
         lock = pump.lock
         if lock._is_owned():
             return Session.call(self, base, path, args, kwargs)
@@ -113,7 +117,7 @@ class LockedSession(Session):
         """
         exchange = self.exchange
         driver = self._driver
-        pump = driver._pump
+        pump = self._pump
         try:
             asked = exchange.ask(target, path, args, kwargs)
         except Exception:
@@ -121,7 +125,7 @@ class LockedSession(Session):
         except BaseException as error:
             driver.interrupted(error)
             raise
-        if isinstance(asked, Cell):
+        if type(asked) is not bytes:
             return self._value(asked, here)
         id = self.imports.last_question
         events: Events = ()
@@ -138,11 +142,11 @@ class LockedSession(Session):
                 finally:
                     pump.lock.acquire()
                 if events == driver.is_readable:
-                    driver.heard = heard = read(driver._read_fd, SMALL_READ)
+                    heard = read(driver._read_fd, SMALL_READ)
                     value = exchange.hear(id, heard)
                     if value is not UNUSUAL:
-                        driver.heard = b""
                         return value
+                    driver.heard = heard
         except OSError:
             pass  # those that read and write in the general way come upon it again
         except BaseException:  # a timeout, Ctrl-C: whatever ends a wait gives it up
@@ -432,7 +436,13 @@ class BlockingDriver(DescriptorDriver):
         incoming.finish()
         if pump.unflushed:
             pump.flush()
-        return self._run(id, running, here.depth + 1)
+        here = Place(self, None, None, False, here.depth + 1, (id, running))
+        tokens = place.set(here), current.set(self.peer)
+        try:
+            return self._run(id, running, here)
+        finally:
+            place.reset(tokens[0])
+            current.reset(tokens[1])
 
     @edge
     def serve(self, until: Settling, deadline: float | None) -> None:
@@ -442,63 +452,91 @@ class BlockingDriver(DescriptorDriver):
 
         It stands in one piece for the same reason as `LockedSession._exchange`.
         """
+        outer = place.get()
+        if self._busy or outer.depth > _DEEP:
+            self._readable()
+            return
         pump = self._pump
         exchange = self.session.exchange
         exports = self.session.exports
-        here = place.get()
+        descriptors = pump.descriptors
+        here: Place | None = None
+        tokens: Any = None
+        others: Events = ()
         data, self.heard = self.heard, b""
-        while not self._reads_much:
-            if not data:
-                with suppress(OSError):
-                    data = read(self._read_fd, SMALL_READ)
-            if self._busy or here.depth > _DEEP or not (pump.calm or pump.is_calm()):
-                break
-            running = exchange.take(data)
-            if running is None:
-                if exchange.settle(data):
-                    return
-                break
-            data = b""
-            id = exports.last_answer
-            result = self._run(id, running, here.depth + 1)
-            if result is not TOLD:
-                frame = exchange.reply(id, running, result)
-                if frame is not None:
-                    written = 0
-                    with suppress(OSError):  # it is tried again, and found out
-                        written = write(self._write_fd, frame)
-                    if written < len(frame):
-                        self._write_behind([memoryview(frame)[written:]])
+        try:
+            while not self._reads_much and (pump.calm or pump.is_calm()):
+                if not data:
+                    try:
+                        data = read(self._read_fd, SMALL_READ)
+                    except OSError:
+                        break
+                running = exchange.take(data)
+                if running is None:
+                    if exchange.settle(data):
+                        return
+                    break
+                data = b""
+                id = exports.last_answer
+                if here is None or here.call is not None or here.awaits:
+                    here = Place(self, None, None, False, outer.depth + 1)
+                    if tokens is None:  # once: those that are run here have the same peer
+                        tokens = place.set(here), current.set(self.peer)
+                    else:
+                        place.set(here)
+                here.entry = id, running
+                result = self._run(id, running, here)
+                if result is not TOLD:
+                    frame = exchange.reply(id, running, result)
+                    if frame is not None:
+                        try:
+                            written = write(self._write_fd, frame)
+                        except OSError:  # it is tried again, and found out
+                            written = 0
+                        if written < len(frame):
+                            self._write_behind([memoryview(frame)[written:]])
 
-            if until.state or not pump.calm or pump.polling or pump.timers or pump.releasing:
-                return
-            if deadline is not None or not (here is NOWHERE or here.is_plain):
-                return
-            pump.polling = True
-            try:
-                if pump.noted:
+                if until.state or pump.polling or pump.noted:
                     return
+                if deadline is not None or not (pump.calm or pump.is_calm()):
+                    return
+                if outer is not NOWHERE and not outer.is_plain:
+                    return
+                timeout = None
+                if pump.timers or pump.releasing:
+                    timeout = pump.timeout(None)
+                    if not timeout:
+                        return
+                pump.polling = True
                 try:
-                    pump.lock.release()
-                    events = pump.descriptors.poll()
+                    if pump.noted:  # looked at behind the flag: later ones will wake the poll
+                        return
+                    try:
+                        pump.lock.release()
+                        events = descriptors.poll(timeout)
+                    finally:
+                        pump.lock.acquire()
                 finally:
-                    pump.lock.acquire()
-            finally:
-                pump.polling = False
-                if pump.sleeping:
-                    pump.stir()
-            if events != self.is_readable:
-                pump.handle(events)
-                return
-        # Much has come lately, or this is another thing: it is handled in the general way.
-        self.heard = data
-        self._readable()
+                    pump.polling = False
+                    if pump.sleeping:
+                        pump.stir()
+                if events != self.is_readable:
+                    others = events
+                    break
+        finally:
+            if tokens is not None:
+                place.reset(tokens[0])
+                current.reset(tokens[1])
+        # This is another thing: it is handled in the general way.
+        if others:
+            pump.handle(others)
+        else:
+            self.heard = data
+            self._readable()
 
     @edge
-    def _run(self, id: int, running: Running, depth: int) -> Any:
-        """Run the function of a usual call, without the lock."""
-        here = Place(self, None, None, False, depth, (id, running))
-        token, current_token = place.set(here), current.set(self.peer)
+    def _run(self, id: int, running: Running, here: Place) -> Any:
+        """Run the function of a usual call, in this place, without the lock."""
         pump = self._pump
         self._busy += 1
         pump.lock.release()
@@ -510,8 +548,6 @@ class BlockingDriver(DescriptorDriver):
                     result = complete(_awaited(result))
             finally:
                 pump.lock.acquire()
-                place.reset(token)
-                current.reset(current_token)
                 self._busy -= 1
                 if here.call or self._held_back or self._idle or pump.polling or pump.sleeping:
                     self._handled(here.call)
