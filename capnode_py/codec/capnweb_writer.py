@@ -11,13 +11,12 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from json.encoder import encode_basestring
 from math import isfinite
-from types import FunctionType, MethodType
 from typing import Any
 from uuid import UUID
 
 from .._errors import CannotPass, RemoteError, to_far
 from .._javascript import URL, BigInt, Bytes, Headers, undefined
-from .._messages import Inline, Mine, Promised, Recording, Slot, ToRef, Yours
+from .._messages import Inline, Mine, Promised, Recording, Slot, Yours
 from .capnweb_json import (
     BASE,
     BASES,
@@ -31,6 +30,7 @@ from .capnweb_json import (
     TYPE,
     is_flat,
 )
+from .walk import Walk, no_key, no_zone, step_to, too_deep
 
 _MAX_CAUSES = 8  # of an error, behind each other
 _MICROSECOND = timedelta(microseconds=1)
@@ -151,36 +151,16 @@ def _no_references(_value: Any) -> Any:
     raise CannotPass("a reference in an exception")
 
 
-class Writer:
-    """One walk over a value. `depth` counts down the containers that may still be opened."""
+class Writer(Walk[str]):
+    """Writes values as JSON."""
 
-    __slots__ = ("_parts", "_to_ref", "_tracebacks")
+    __slots__ = ()
 
-    def __init__(self, parts: list[str], to_ref: ToRef, tracebacks: bool) -> None:
-        self._parts = parts
-        self._to_ref = to_ref
-        self._tracebacks = tracebacks
-
-    def write(self, value: Any, depth: int) -> None:
-        """Append `value`."""
-        kind = type(value)
-        leaf = LEAVES.get(kind)
-        if leaf is not None:
-            self._parts.append(leaf(value))
-        elif kind is list or kind is tuple:
-            self._list(value, depth)
-        elif kind is dict:
-            self._dict(value, depth)
-        elif kind is bytes:
-            self._bytes(value)
-        elif kind is FunctionType or kind is MethodType:  # as callbacks are: not to be looked for
-            self._ref(value, depth)
-        else:
-            self._other(value, depth)
+    leaves = LEAVES
 
     def _list(self, value: Sequence[Any], depth: int) -> None:
         if not depth:
-            raise _too_deep()
+            raise too_deep()
         parts = self._parts
         if len(value) > LONG and is_flat(value):
             with contextlib.suppress(ValueError):  # infinity or none
@@ -204,24 +184,21 @@ class Writer:
 
     def _dict(self, value: Mapping[Any, Any], depth: int) -> None:
         if not depth:
-            raise _too_deep()
+            raise too_deep()
         parts = self._parts
         separator = "{"
         key = None
         try:
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise CannotPass(
-                        f"a dict key of type {type(key).__name__}; keys are str: "
-                        "write {str(key): value} or a list of pairs"
-                    )
+                    raise no_key(key)
                 if key in DROPPED:
                     raise CannotPass("JavaScript drops this key; use another one")
                 parts.append(f"{separator}{string(key)}:")
                 separator = ","
                 self.write(item, depth - 1)
         except CannotPass as error:
-            error.path.insert(0, key if isinstance(key, (str, int)) else repr(key))
+            error.path.insert(0, step_to(key))
             raise
         parts.append("}" if value else "{}")
 
@@ -290,7 +267,7 @@ class Writer:
     def _bare(self, values: Sequence[Any], depth: int) -> None:
         """Values as arguments and instructions stand."""
         if depth < 1:
-            raise _too_deep()
+            raise too_deep()
         separator = "["
         for value in values:
             self._parts.append(separator)
@@ -328,7 +305,7 @@ class Writer:
                 text = f'["pipeline",{id},{path_text(path)}]'
             case Inline(inner):
                 if not depth:
-                    raise _too_deep()
+                    raise too_deep()
                 self.write(inner, depth - 1)
                 return
         self._parts.append(text)
@@ -364,17 +341,7 @@ def _special(value: Any, tracebacks: bool) -> str | None:
 
 def _written_date(value: datetime) -> str:
     if value.tzinfo is None:
-        raise CannotPass(
-            "a datetime without a time zone; write value.astimezone() or "
-            "value.replace(tzinfo=timezone.utc)"
-        )
+        raise no_zone()
     microseconds = (value - EPOCH) // _MICROSECOND
     whole, rest = divmod(microseconds, 1000)
     return f'["date",{microseconds / 1000 if rest else whole}]'
-
-
-def _too_deep() -> CannotPass:
-    return CannotPass(
-        "nested deeper than the limit (Limits.max_depth), or cyclic; "
-        "pass an object by reference instead: class Node(capnode.Target)"
-    )

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any, cast
 from uuid import UUID
 
@@ -48,6 +48,7 @@ from .._messages import (
     as_set,
 )
 from . import lone
+from .walk import Walk, no_key, no_zone, step_to, too_deep
 
 VERSION = 1
 
@@ -656,38 +657,21 @@ def _replace_surrogates(text: str) -> bytes:
     return _text(text.encode(errors="backslashreplace").decode())
 
 
-class _Writer:
-    """One walk over a value. `depth` counts down the containers that may still be opened.
+class _Writer(Walk[Piece]):
+    """Writes values as CBOR.
 
     Attributes:
         long: where in `parts` long byte strings stand.
     """
 
-    __slots__ = ("_parts", "_sets", "_to_ref", "_tracebacks", "long")
+    __slots__ = ("_sets", "long")
+
+    leaves = _LEAVES
 
     def __init__(self, parts: list[Piece], to_ref: ToRef, tracebacks: bool) -> None:
-        self._parts = parts
+        super().__init__(parts, to_ref, tracebacks)
         self.long: list[int] | tuple[()] = ()
-        self._to_ref = to_ref
-        self._tracebacks = tracebacks
         self._sets = 0  # around what is being written
-
-    def write(self, value: Any, depth: int) -> None:
-        """Append `value`."""
-        kind = type(value)
-        leaf = _LEAVES.get(kind)
-        if leaf is not None:
-            self._parts.append(leaf(value))
-        elif kind is list or kind is tuple:
-            self._list(value, depth)
-        elif kind is dict:
-            self._dict(value, depth)
-        elif kind is bytes:
-            self._bytes(value)
-        elif kind is FunctionType or kind is MethodType:  # as callbacks are: not to be looked for
-            self._ref(value, depth)
-        else:
-            self._other(value, depth)
 
     def _bytes(self, value: Piece) -> None:
         size = len(value)
@@ -700,7 +684,7 @@ class _Writer:
 
     def _list(self, value: Any, depth: int) -> None:
         if not depth:
-            raise _too_deep()
+            raise too_deep()
         size = len(value)
         self._parts.append(_LIST_HEADS[size] if size < 256 else _head(0x80, size))
         step = 0
@@ -717,26 +701,23 @@ class _Writer:
 
     def _dict(self, value: Any, depth: int) -> None:
         if not depth:
-            raise _too_deep()
+            raise too_deep()
         size = len(value)
         self._parts.append(_MAP_HEADS[size] if size < 256 else _head(0xA0, size))
         key = None
         try:
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise CannotPass(
-                        f"a dict key of type {type(key).__name__}; keys are str: "
-                        "write {str(key): value} or a list of pairs"
-                    )
+                    raise no_key(key)
                 self._parts.append(_text(key))
                 self.write(item, depth - 1)
         except CannotPass as error:
-            error.path.insert(0, key if isinstance(key, (str, int)) else repr(key))
+            error.path.insert(0, step_to(key))
             raise
 
     def _set(self, value: Any, depth: int) -> None:
         if depth < 2:  # the tag is a level for the decoder, too
-            raise _too_deep()
+            raise too_deep()
         self._parts.append(_SET_HEAD)
         self._sets += 1
         self._list(list(value), depth - 1)
@@ -774,7 +755,7 @@ class _Writer:
 
     def _tagged(self, head: bytes, fields: list[Any], depth: int) -> None:
         if not depth:  # the tag is a level for the decoder, too
-            raise _too_deep()
+            raise too_deep()
         self._parts.append(head)
         self._list(fields, depth - 1)
 
@@ -802,7 +783,7 @@ class _Writer:
                 fields = [_YOURS, id, path]
             case Inline(inner):
                 if not depth:
-                    raise _too_deep()
+                    raise too_deep()
                 self.write(inner, depth - 1)
                 return
         self._parts.append(_REF_HEAD)
@@ -844,19 +825,9 @@ def _of_buffer(value: Any) -> Piece | None:
     return _steady(view) if is_array else None
 
 
-def _too_deep() -> CannotPass:
-    return CannotPass(
-        "nested deeper than the limit (Limits.max_depth of either side), or cyclic; "
-        "pass an object by reference instead: class Node(capnode.Target)"
-    )
-
-
 def _leaf(value: datetime | Decimal | UUID) -> bytes:
     if isinstance(value, datetime) and value.tzinfo is None:
-        raise CannotPass(
-            "a datetime without a time zone; write value.astimezone() or "
-            "value.replace(tzinfo=timezone.utc)"
-        )
+        raise no_zone()
     if isinstance(value, Decimal) and not value.is_finite():
         raise CannotPass("a Decimal that is not finite; write float(value)")
     return cbor2.dumps(value)

@@ -976,7 +976,7 @@ BREAKS = [
         "wire",
         "the depth of a value is not bounded",
         "codec/cbor.py",
-        "        if not depth:\n            raise _too_deep()\n        size = len(value)\n"
+        "        if not depth:\n            raise too_deep()\n        size = len(value)\n"
         "        self._parts.append(_LIST_HEADS",
         "        size = len(value)\n        self._parts.append(_LIST_HEADS",
         ("codec::a_value_as_deep_as_the_limit_passes_and_a_deeper_one_cannot[list]",),
