@@ -136,7 +136,7 @@ class AnyPeer(Generic[I_co]):
         base, path = place_of(self._session, target, "notify")
         self._driver.bring(lambda: self._session.notify(base, path, args, kwargs))
 
-    def reconstruct(self, cap_id: str) -> Stub:
+    def reconstruct(self, cap_id: str) -> Any:  # what the stub's calls give, each face says
         """A stub of what `Stub.cap_id` stands for, on any connection to the host that it is from.
 
         It is there at once: nothing is waited for, and calls follow in the same round trip. It
@@ -255,6 +255,10 @@ class Peer(AnyPeer[I_co]):
         nickname: names the other side in errors and logs.
         pid: the process id of a spawned child, else None.
     """
+
+    if TYPE_CHECKING:
+
+        def reconstruct(self, cap_id: str) -> Stub: ...
 
     async def request_index(self) -> Any:
         """The other side's index as a value: data copied, functions as stubs.

@@ -29,6 +29,7 @@ from typing import (
     TypeVar,
     Unpack,
     cast,
+    final,
     overload,
 )
 
@@ -38,7 +39,7 @@ from ._cell import Cell
 from ._child import Child
 from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
-from ._messages import Path
+from ._messages import Path, Step
 from ._peer import (
     AnyPeer,
     I_co,
@@ -52,7 +53,8 @@ from ._peer import (
 from ._session import Session
 from ._start import Command, Recipe, SpawnOptions, Started, recipe_of, request_logs, start
 from ._stdio import Service, check_not_by_hand, forward_logs
-from ._stub import Promise, Stub
+from ._stub import Promise
+from ._stub import Stub as AnyStub
 from .driver._pump import Pump, complete, the_pump
 from .driver.blocking import BlockingDriver
 
@@ -71,8 +73,25 @@ if TYPE_CHECKING:
     from ._supervise_sync import supervise as supervise  # noqa: PLC0414
 
     J_co = DefaultingTypeVar("J_co", covariant=True, default=Any)
-else:  # see _stub.py
-    J_co = TypeVar("J_co", covariant=True)
+
+    @final
+    class Stub:
+        """`capnode_py.Stub`, as type checkers see it where callers block: its calls give values,
+        and its paths are what `Peer.get` reads. At run time it is that class itself.
+        """
+
+        def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
+        def __getattr__(self, name: str) -> Any: ...
+        def __getitem__(self, step: Step) -> Any: ...
+        def __enter__(self) -> Self: ...
+        def __exit__(self, *exc_info: object) -> None: ...
+        @property
+        def cap_id(self) -> str: ...
+        def dealloc(self) -> None: ...
+
+else:
+    J_co = TypeVar("J_co", covariant=True)  # see _stub.py
+    Stub = AnyStub
 
 
 if not TYPE_CHECKING:  # to whom it would mean that any name is one of this module
@@ -105,6 +124,10 @@ class Peer(AnyPeer[I_co]):
         super().__init__(driver, nickname=nickname)
         self._server: threading.Thread | None = None
 
+    if TYPE_CHECKING:
+
+        def reconstruct(self, cap_id: str) -> Stub: ...
+
     @overload
     def get(self, far: Awaitable[T], *, timeout: float | None = None) -> T: ...
     @overload
@@ -122,7 +145,7 @@ class Peer(AnyPeer[I_co]):
             CapnodeError: what the far side raised, or that it is gone.
         """
         place_of(self._session, far, "get")
-        if isinstance(far, Stub):
+        if isinstance(far, AnyStub):
             far = Promise(far._session, far, ())
         return self._driver.block_on(far, timeout)
 
@@ -285,7 +308,7 @@ class _View:
     def where(self) -> str:
         return self.session.where
 
-    def call(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any) -> Promise:
+    def call(self, base: AnyStub | Cell, path: Path, args: Any, kwargs: Any) -> Promise:
         if self.session.is_here():
             return self.session.call(base, path, args, kwargs)
         driver: BlockingDriver = self.session._driver  # type: ignore[assignment]

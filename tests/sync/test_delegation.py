@@ -42,11 +42,6 @@ def started(url: str, secret: str) -> Any:
     return capnode.sync.spawn([sys.executable, "-c", HOST, url, secret])
 
 
-def reconstructed(peer: capnode.sync.Peer, cap_id: str) -> Any:
-    """A stub whose calls block, which no type checker knows."""
-    return peer.reconstruct(cap_id)
-
-
 def test_a_registered_reference_outlives_its_process(tmp_path: Path):
     """No event loop on either side; the host is killed and started again."""
     url = f"unix:{tmp_path}/s"
@@ -60,14 +55,14 @@ def test_a_registered_reference_outlives_its_process(tmp_path: Path):
         started(url, "a secret of the registry") as host,
         capnode.sync.connect(host.index.url()) as peer,
     ):
-        assert reconstructed(peer, cap_id).add(2) == 2
+        assert peer.reconstruct(cap_id).add(2) == 2
         assert peer.index.counter().cap_id == cap_id
     with (
         started(url, "another secret altogether") as host,
         capnode.sync.connect(host.index.url()) as peer,
         pytest.raises(LookupError, match="stands for nothing"),
     ):
-        reconstructed(peer, cap_id).add(2)
+        peer.reconstruct(cap_id).add(2)
 
 
 class Account(capnode.Target):
@@ -89,15 +84,15 @@ def test_a_cap_id_is_handed_from_one_client_to_another(tmp_path: Path):
         ):
             stub = one.index.open()
             cap_id = str(stub.cap_id)
-            assert reconstructed(one, cap_id) is stub
-            kept = reconstructed(two, cap_id)
+            assert one.reconstruct(cap_id) is stub
+            kept = two.reconstruct(cap_id)
             assert kept.balance() == 7
             stub.dealloc()
             one.ping()
             assert kept.balance() == 7
             kept.dealloc()
             with pytest.raises(LookupError, match="stands for nothing"):
-                reconstructed(two, cap_id).balance()
+                two.reconstruct(cap_id).balance()
 
 
 def test_what_is_shared_is_good_until_its_time_is_over_or_it_is_unshared(
@@ -108,13 +103,9 @@ def test_what_is_shared_is_good_until_its_time_is_over_or_it_is_unshared(
     with capnode.sync.pair() as (near, _):
         for_a_minute = capnode.share(Account(), ttl=60)
         for_ever = capnode.share(Account())
-        assert (
-            reconstructed(near, for_a_minute).balance()
-            == reconstructed(near, for_ever).balance()
-            == 7
-        )
+        assert near.reconstruct(for_a_minute).balance() == near.reconstruct(for_ever).balance() == 7
         now += 61
         capnode.unshare(for_ever)
         for cap_id in (for_a_minute, for_ever):
             with pytest.raises(LookupError, match="stands for nothing"):
-                reconstructed(near, cap_id).balance()
+                near.reconstruct(cap_id).balance()

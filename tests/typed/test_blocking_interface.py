@@ -97,6 +97,36 @@ def test_the_written_face_of_a_target_is_typed():
         assert_type(near.submit(index.find, "x"), Future[blocking_shop.Table | None]).result(10)
 
 
+def test_calls_on_a_stub_of_the_blocking_face_give_values():
+    def tell(stub: sync.Stub) -> int:
+        return int(assert_type(stub.add(1, 2), Any))
+
+    index = {
+        "calculator": lambda: Calculator(),
+        "add": lambda a, b: a + b,
+        "call": lambda f, x: f(x),
+    }
+    with sync.pair(far_index=index) as (near, _far):
+        calculator: sync.Stub = near.index.calculator()
+        assert isinstance(calculator, capnode.Stub)
+        again = assert_type(near.reconstruct(calculator.cap_id), sync.Stub)
+        assert assert_type(again.add(1, 2), Any) == 3
+        assert near.get(again.theme) == "dark"
+        assert again["add"](2, 2) == 4
+        assert assert_type(near.with_options(again, timeout=5), sync.Stub).add(3, 3) == 6
+        assert near.submit(again.add, 4, 4).result(10) == 8
+        assert near.index.call(tell, calculator) == 3
+        with near.pipeline() as p:
+            total = p(again).add(5, 5)
+        assert near.wait(total) == 10
+        with again:
+            pass
+        with pytest.raises(capnode.Released):
+            again.add(1, 1)
+        add: sync.Stub = near.reconstruct(near.get(near.index.add).cap_id)
+        assert assert_type(add(1, 1), Any) == 2
+
+
 def test_every_blocking_door_takes_an_interface(tmp_path):
     argv = [sys.executable, str(ROOT / "tests/drivers/children/plugin.py")]
     with sync.spawn(argv, interface=Face) as child:
@@ -125,8 +155,16 @@ def _untyped(peer: sync.Peer) -> None:
     assert_type(peer.pipeline().index.add(1), Any)
 
 
+async def _stubs_of_the_async_face(peer: capnode.Peer, remote: capnode.Remote) -> None:
+    assert_type(peer.reconstruct("cap"), capnode.Stub)
+    assert_type(remote.reconstruct("cap"), capnode.Stub)
+    await assert_type(peer.reconstruct("cap")(1), Promise[Any])
+
+
 def _wrong_uses(peer: sync.Peer[blocking_shop.Shop], typed: sync.Peer[Calculator]) -> None:
     """Each would be an error at run time, or give something else than the line expects."""
+    peer.reconstruct(1)  # type: ignore[arg-type]
+    _stub: capnode.Stub = peer.reconstruct("cap")  # type: ignore[assignment]
     peer.index.nothing()  # type: ignore[attr-defined]
     peer.index.table(1)  # type: ignore[arg-type]
     _name: str = peer.index.total(1)  # type: ignore[assignment]
