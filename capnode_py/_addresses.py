@@ -7,12 +7,16 @@ import ipaddress
 import os
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from ._arguments import check_flag, check_for_system
+
 _URLS = "write 'unix:/path/to/socket', 'tcp://127.0.0.1:port' or 'ws://127.0.0.1:port/path'"
 _WEB = {"ws": 80, "wss": 443}
+_LONGEST_PATH = 107 if sys.platform == "linux" else 103  # of a unix socket
 
 
 class Address(NamedTuple):
@@ -40,27 +44,73 @@ def parse(url: str, *, allow_remote: bool) -> Address:
         TypeError, ValueError: it names none, or one that is not on this machine.
     """
     if not isinstance(url, str):
-        raise TypeError(f"{url!r}: {_URLS}")
-    parts = urlsplit(url)
-    if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
-        return Address("unix", parts.path, 0)
+        raise TypeError(f"a url is text, not {url!r}: {_URLS}")
+    check_flag("allow_remote", allow_remote)
+    kind, _, path = url.partition(":")
+    if kind.lower() == "unix":  # the path is one of the file system: with "?", "#" and all
+        return Address("unix", _checked_path(path, url), 0)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        (parts.hostname or "").encode("idna")  # as the resolver will
+    except ValueError as error:
+        raise ValueError(f"{url!r}: {error}; {_URLS}") from None
 
-    if parts.scheme == "tcp" and parts.hostname and parts.port is not None:
+    if parts.scheme == "tcp" and parts.hostname and port is not None:
+        if parts.path or parts.query or parts.fragment or "@" in parts.netloc:
+            raise ValueError(f"{url!r}: a tcp: url has a host and a port, and nothing else")
         if not allow_remote and not _is_loopback(parts.hostname):
             raise ValueError(
                 f"{url}: not on this machine, and nothing is encrypted or authenticated. Use "
                 "127.0.0.1 or a unix: socket (through ssh, say), or say allow_remote=True"
             )
-        return Address("tcp", parts.hostname, parts.port)
+        return Address("tcp", parts.hostname, port)
     if parts.scheme in _WEB and parts.hostname and not parts.fragment:
         if parts.scheme == "ws" and not allow_remote and not _is_loopback(parts.hostname):
             raise ValueError(
                 f"{url}: not on this machine, and nothing is encrypted or authenticated. Use "
                 "wss:, or 127.0.0.1, or say allow_remote=True"
             )
-        port = _WEB[parts.scheme] if parts.port is None else parts.port
+        port = _WEB[parts.scheme] if port is None else port
         return Address(parts.scheme, parts.hostname, port, parts.path or "/")
     raise ValueError(f"{url!r}: {_URLS}")
+
+
+def _checked_path(path: str, url: str) -> str:
+    if path.startswith("///"):  # as a url with an empty host
+        path = path[2:]
+    if not path.startswith("/") or path.startswith("//"):
+        raise ValueError(f"{url!r}: {_URLS}")
+    check_for_system(repr(url), path)
+    size = len(os.fsencode(path))
+    if size > _LONGEST_PATH:
+        raise ValueError(
+            f"{url!r}: the path of a socket has {_LONGEST_PATH} bytes at the most, and this one "
+            f"has {size}: take a shorter folder, such as one of tempfile.mkdtemp()"
+        )
+    return path
+
+
+def check_stream_socket(sock: socket.socket) -> None:
+    """Can a peer be made on it?
+
+    Raises:
+        TypeError, ValueError: it is no stream, or none any more.
+    """
+    ssl = sys.modules.get("ssl")
+    if ssl is not None and isinstance(sock, ssl.SSLSocket):
+        raise TypeError(
+            "attach() would send past the TLS of an ssl.SSLSocket: in an event loop, attach an "
+            "anyio.streams.tls.TLSStream"
+        )
+    if sock.fileno() < 0:
+        raise ValueError("attach() takes an open socket, and this one is closed")
+    if sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"attach() takes a stream socket (SOCK_STREAM), not {sock!r}")
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ValueError(
+            "attach() takes a connection, and this socket listens: attach what its accept() gives"
+        )
 
 
 def check_no_web(address: Address) -> None:

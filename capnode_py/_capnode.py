@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from ._arguments import check_flag, check_text
 from ._cap_ids import CONNECTION, REGISTERED, SHARED, CapId, Unknown, parse
 from ._reach import reference_key
 from ._stub import FUNCTIONS, Target
@@ -52,6 +53,8 @@ class Capnode:
         self.index = checked_index(index)
         self.registry = None if registry is None else _checked_registry(registry)
         self.serializer = None if serializer is None else _checked_serializer(serializer)
+        check_text("nickname", nickname)
+        check_flag("describe", describe)
         self.nickname = nickname
         self.describe = describe
         self.sessions: WeakValueDictionary[bytes, Session] = WeakValueDictionary()

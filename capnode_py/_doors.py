@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 import anyio
 import anyio.abc
 
-from ._addresses import Address, Bound, bind, new_socket, parse, send_at_once
+from ._addresses import (
+    Address,
+    Bound,
+    bind,
+    check_stream_socket,
+    new_socket,
+    parse,
+    send_at_once,
+)
 from ._capnode import Capnode, Index
 from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
@@ -154,7 +162,8 @@ def connect(
         host,
         dialect,
         limits,
-        nickname or (address.where() if address.is_web else url),
+        nickname,
+        default_name=address.where() if address.is_web else url,
         tracebacks=tracebacks,
         application=application,
         versions=versions,
@@ -277,11 +286,9 @@ def attach(
         application=application,
         versions=versions,
     )
-    if (
-        not isinstance(stream, socket.socket)
-        and not hasattr(stream, "receive")
-        and not _is_pair(stream)
-    ):
+    if isinstance(stream, socket.socket):
+        check_stream_socket(stream)
+    elif not _is_byte_stream(stream) and not _is_pair(stream):
         raise TypeError(
             f"attach() takes an anyio ByteStream, a socket or (reader, writer), not a "
             f"{type(stream).__name__}"
@@ -523,9 +530,17 @@ def _is_pair(stream: Any) -> bool:
     return (
         isinstance(stream, tuple)
         and len(stream) == 2
-        and hasattr(stream[0], "read")
-        and hasattr(stream[1], "write")
+        and _has(stream[0], "read", "at_eof")
+        and _has(stream[1], "write", "drain", "wait_closed")
     )
+
+
+def _is_byte_stream(stream: Any) -> bool:
+    return _has(stream, "receive", "send", "send_eof", "aclose")
+
+
+def _has(value: Any, *names: str) -> bool:
+    return all(hasattr(value, name) for name in names)
 
 
 class _StreamPair:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from ._arguments import check_seconds
 from ._cap_ids import CapId, Unknown, at_random, of_name, parse
 from ._holders import Holder, holders
 from ._reach import held_targets, reference_key
@@ -310,10 +311,7 @@ def share(value: Any, *, ttl: float | None = None) -> CapId:
     """
     value = _checked_reference(value, "share()")
     if ttl is not None:
-        if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
-            raise TypeError(f"ttl= is a number of seconds, not {ttl!r}")
-        if not ttl > 0:
-            raise ValueError(f"ttl={ttl!r}: must be above 0")
+        check_seconds("ttl", ttl)
     return shares.add(value, ttl)
 
 

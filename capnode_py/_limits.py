@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from ._arguments import check_seconds
 
 KIB = 1024
 MIB = 1024 * KIB
+_ENDLESS = 1 << 62  # what no stream and no memory comes to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +70,18 @@ class Limits:
     side's end of stream."""
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            if getattr(self, name) <= 0:
-                raise ValueError(f"Limits({name}={getattr(self, name)!r}): must be above 0")
+        for field in fields(self):
+            name, value = f"Limits.{field.name}", getattr(self, field.name)
+            if type(field.default) is float:
+                check_seconds(name, value)
+            elif type(value) is not int:
+                raise TypeError(f"{name}= takes a whole number, not {value!r}")
+            elif not 0 < value <= _ENDLESS:
+                raise ValueError(f"{name}={value!r}: must be above 0, and 2**62 at the most")
         if self.max_frame < 512:
-            raise ValueError(f"Limits(max_frame={self.max_frame}): at least 512, for a hello")
+            raise ValueError(f"Limits.max_frame={self.max_frame}: at least 512, for a hello")
         if self.low_water > self.high_water:
-            raise ValueError("Limits(low_water=..., high_water=...): low_water must be the lower")
+            raise ValueError(
+                f"Limits.low_water={self.low_water}, high_water={self.high_water}: low_water must "
+                "be the lower"
+            )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, cast
 
+from ._arguments import check_flag, check_seconds, check_text
 from ._capnode import Capnode, checked_index
 from ._cell import Cell
 from ._errors import CapnodeError, PeerClosed, again
@@ -171,10 +172,7 @@ class AnyPeer(Generic[I_co]):
         from ._options import Timed
 
         place_of(self._session, target, "with_options")
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-            raise TypeError(f"timeout= is a number of seconds, not {timeout!r}")
-        if not timeout > 0:
-            raise ValueError(f"timeout={timeout!r}: must be above 0")
+        check_seconds("timeout", timeout)
         driver = self._driver
         timed = Timed(driver, driver.deadlines, timeout)
         return cast(T, timed.limited(_plain(target)))
@@ -424,13 +422,14 @@ def make_settings(
     limits: Limits | None,
     nickname: str,
     *,
+    default_name: str = "",
     tracebacks: bool,
     takes_junk: bool = False,
     index_for: Callable[[Any], Any] | None = None,
     application: str = "",
     versions: Sequence[int] = (),
 ) -> Settings:
-    """Check what a door was given.
+    """Check what a door was given. Without a nickname, `default_name` is it.
 
     Raises:
         TypeError, ValueError: with what to write instead.
@@ -444,6 +443,8 @@ def make_settings(
         raise TypeError(f"host= takes a capnode.Capnode, not {host!r}: write Capnode(index)")
     if limits is not None and not isinstance(limits, Limits):
         raise TypeError(f"limits= takes capnode.Limits(...), not {limits!r}")
+    check_text("nickname", nickname)
+    check_flag("tracebacks", tracebacks)
     plain = index_for is None or callable(index_for)
     if not plain or inspect.iscoroutinefunction(index_for):
         raise TypeError(f"index_for= takes a plain function of the peer, not {index_for!r}")
@@ -451,7 +452,7 @@ def make_settings(
         host=Capnode(index) if host is None else host,
         dialect=dialect,
         limits=limits or Limits(),
-        nickname=nickname,
+        nickname=nickname or default_name,
         tracebacks=tracebacks,
         takes_junk=takes_junk,
         index_for=index_for,

@@ -14,12 +14,13 @@ import shlex
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict
 
+from ._arguments import check_for_system
 from ._claim import VARIABLE
 from ._peer import DIALECTS, Settings, make_settings, traits_of
 
@@ -102,9 +103,12 @@ def recipe(
         raise TypeError(f"logs= takes True, or a level such as logging.INFO, not {logs!r}")
     if logs is not False and dialect in DIALECTS and not traits_of(dialect).cap_ids:
         raise ValueError(f"logs= needs cap_ids, which dialect={dialect!r} has not: leave it out")
+    if logs < 0:
+        raise ValueError(f"logs={logs!r}: a level is 0 or more")
     _check_stderr(stderr)
     if channel not in tuple(_CHANNELS):
         raise ValueError(f"channel={channel!r}: one of {_either(_CHANNELS)}")
+    _check_directory(cwd)
     _check_environment("env", env)
     _check_environment("add_env", add_env)
     settings = make_settings(
@@ -112,7 +116,8 @@ def recipe(
         host,
         dialect,
         limits,
-        nickname or name_of(command),
+        nickname,
+        default_name=name_of(command),
         tracebacks=tracebacks,
         takes_junk=channel != "fd",
         application=application,
@@ -136,10 +141,15 @@ def recipe_of(door: str, argv: Command, options: SpawnOptions) -> Recipe:
     Raises:
         TypeError, ValueError: with what to write instead.
     """
+    check_names(door, options)
+    return recipe(argv, **options)
+
+
+def check_names(door: str, options: Iterable[str]) -> None:
+    """Raises TypeError: a door that hands its options on was given one that `spawn` has not."""
     for name in options:
         if name not in SpawnOptions.__annotations__:
             raise TypeError(f"{door}() got an unexpected keyword argument {name!r}")
-    return recipe(argv, **options)
 
 
 def checked_command(argv: Command) -> list[str]:
@@ -152,21 +162,29 @@ def checked_command(argv: Command) -> list[str]:
         raise TypeError(
             f"spawn takes a list, without a shell in between: write spawn({_as_list(argv)!r})"
         )
-    if not isinstance(argv, Iterable):
-        raise TypeError(f"spawn takes a list of the program and its arguments, not {argv!r}")
-    parts: Iterable[Any] = argv
+    given: Any = argv
+    if not isinstance(given, Iterable) or isinstance(given, (Mapping, Set)):
+        raise TypeError(f"spawn takes a list of the program and its arguments, not {given!r}")
+    parts: Iterable[Any] = given
     command: list[str] = []
     for part in parts:
         text = os.fspath(part) if isinstance(part, (str, os.PathLike)) else None
         if not isinstance(text, str):
             raise TypeError(
-                f"spawn takes a program and arguments of text, and {part!r} is none: write "
-                f"{os.fsdecode(part) if isinstance(part, bytes) else str(part)!r}"
+                f"spawn takes a program and arguments of text, and {part!r} is none"
+                f"{_instead_of(part)}"
             )
+        check_for_system(f"spawn was given the argument {text!r}", text)
         command.append(text)
     if not command or not command[0]:
         raise ValueError("spawn takes a program: write spawn([sys.executable, 'plugin.py'])")
     return command
+
+
+def _instead_of(part: Any) -> str:
+    if isinstance(part, bytes):
+        return f": write {os.fsdecode(part)!r}"
+    return f": write {str(part)!r}" if isinstance(part, (int, float)) else ""
 
 
 def _as_list(argv: str | bytes | os.PathLike[str]) -> list[str]:
@@ -188,14 +206,32 @@ def _check_stderr(stderr: Any) -> None:
         raise ValueError(f"stderr={stderr!r}: one of {_either(STDERR)}, or a function of a line")
 
 
+def _check_directory(cwd: Any) -> None:
+    if cwd is None:
+        return
+    path = os.fspath(cwd) if isinstance(cwd, (str, os.PathLike)) else None
+    if not isinstance(path, str):
+        raise TypeError(f"cwd= takes the path of a directory, as text or a Path, not {cwd!r}")
+    check_for_system(f"cwd={path!r}", path)
+
+
 def _check_environment(name: str, variables: Any) -> None:
     if variables is None:
         return
     if not isinstance(variables, Mapping):
         raise TypeError(f"{name}= takes a dict of strings, not {variables!r}")
     for key, value in variables.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError(f"{name}= takes strings: {key!r} is {value!r}")
+        if not isinstance(key, str):
+            raise TypeError(f"{name}= takes names of text, not {key!r}")
+        if not isinstance(value, str):  # which may be secret
+            raise TypeError(
+                f"{name}= takes strings, and {key!r} is of type {type(value).__name__}: write "
+                "str(value), or leave it out"
+            )
+        if not key or "=" in key:
+            raise ValueError(f"{name}= with the name {key!r}: one has no '=', and is not empty")
+        check_for_system(f"{name}= with the name {key!r}", key)
+        check_for_system(f"{name}=, the value of {key!r}", value)
 
 
 def _either(names: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from ._errors import PeerClosed, PeerLost, again
 from ._lives import Lives, Policy, check_callbacks
 from ._peer import I_co, Interface, Peer
 from ._spawn import SpawnedPeer, spawn
-from ._start import Command, SpawnOptions
+from ._start import Command, SpawnOptions, check_names
 from .driver.anyio import start_background
 
 logger = logging.getLogger("capnode_py.supervise")
@@ -65,6 +65,7 @@ def supervise(
         TypeError, ValueError: for the arguments.
         OSError, PeerDied, PeerLost, ProtocolError: the first start has failed.
     """
+    check_names("supervise", options)
     door = spawn(argv, interface=interface, **options)
     check_callbacks(on_start=on_start, on_death=on_death)
     policy = Policy(

@@ -12,6 +12,7 @@ from threading import current_thread, get_ident
 from time import monotonic
 from typing import Any, Final, Unpack
 
+from ._arguments import checked_timeout
 from ._errors import CapnodeError, PeerClosed, again
 from ._lives import Lives, Policy, check_callbacks
 from ._peer import I_co, Interface, check_interface
@@ -111,6 +112,7 @@ class SupervisedPeer(Lives, Peer[I_co]):
             PeerClosed: this side has closed it.
             TimeoutError: it took longer.
         """
+        timeout = checked_timeout(timeout)
         try:
             with deadline(timeout):
                 while not self._has_started():

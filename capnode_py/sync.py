@@ -33,7 +33,17 @@ from typing import (
     overload,
 )
 
-from ._addresses import Address, Bound, bind, check_no_web, new_socket, parse, send_at_once
+from ._addresses import (
+    Address,
+    Bound,
+    bind,
+    check_no_web,
+    check_stream_socket,
+    new_socket,
+    parse,
+    send_at_once,
+)
+from ._arguments import checked_timeout
 from ._capnode import Capnode, Index
 from ._cell import Cell
 from ._child import Child
@@ -145,6 +155,7 @@ class Peer(AnyPeer[I_co]):
             CapnodeError: what the far side raised, or that it is gone.
         """
         place_of(self._session, far, "get")
+        timeout = checked_timeout(timeout)
         if isinstance(far, AnyStub):
             far = Promise(far._session, far, ())
         return self._driver.block_on(far, timeout)
@@ -308,11 +319,14 @@ class _View:
     def where(self) -> str:
         return self.session.where
 
+    @property
+    def _driver(self) -> BlockingDriver:
+        return self.session._driver  # type: ignore[return-value]
+
     def call(self, base: AnyStub | Cell, path: Path, args: Any, kwargs: Any) -> Promise:
         if self.session.is_here():
             return self.session.call(base, path, args, kwargs)
-        driver: BlockingDriver = self.session._driver  # type: ignore[assignment]
-        with driver.held:  # nothing is sent yet
+        with self._driver.held:  # nothing is sent yet
             return Promise(self, self.session.call(base, path, args, kwargs)._base, ())
 
 
@@ -419,7 +433,8 @@ def connect(
         host,
         dialect,
         limits,
-        nickname or url,
+        nickname,
+        default_name=url,
         tracebacks=tracebacks,
         application=application,
         versions=versions,
@@ -466,18 +481,39 @@ def attach(
         versions=versions,
     )
     if isinstance(stream, socket.socket):
+        check_stream_socket(stream)
         fd = stream.detach()
         fds = fd, fd
-    elif isinstance(stream, tuple) and len(stream) == 2:
-        fds = os.dup(stream[0].fileno()), os.dup(stream[1].fileno())
+    else:
+        read_fd, write_fd = _files(stream)
+        fds = os.dup(read_fd), os.dup(write_fd)
         for file in stream:
             file.close()
-    else:
-        raise TypeError(
-            f"attach() takes a socket or a pair of files, not a {type(stream).__name__}"
-        )
     peer: Peer[I_co] = _make(Peer, fds, settings)
     return _opened(peer)
+
+
+def _files(pair: Any) -> tuple[int, int]:
+    """The descriptors of a pair of files.
+
+    Raises:
+        TypeError, ValueError: it is none, or one of them has none.
+    """
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise TypeError(
+            "attach() takes a socket, or a pair of files such as (process.stdout, process.stdin), "
+            f"not a {type(pair).__name__}"
+        )
+    for file in pair:
+        if not hasattr(file, "fileno"):
+            raise TypeError(
+                f"attach() takes a pair of files with descriptors, and {file!r} is none; an "
+                "asyncio (reader, writer) is for capnode_py.attach, in its event loop"
+            )
+    try:
+        return pair[0].fileno(), pair[1].fileno()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"attach() takes two open files with descriptors: {error}") from error
 
 
 def pair(

@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from types import CoroutineType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+from .._arguments import checked_timeout
 from .._cell import REJECTED, Call, Cell
 from .._errors import LocalProtocolError, PeerClosed, PeerLost, Withdrawn, again
 from .._incoming import TOLD
@@ -711,11 +712,18 @@ def wait(promise: Awaitable[T], timeout: float | None = None) -> T:
     Raises:
         TimeoutError: it took longer; the call is then cancelled.
         RuntimeError: in the event loop's own thread, which this would block.
+        TypeError, ValueError: for the arguments.
     """
+    timeout = checked_timeout(timeout)
+    if not isinstance(promise, Promise):
+        raise TypeError(
+            "wait() takes a promise, as in capnode.wait(peer.index.add(1, 2)), not a value of type "
+            f"{type(promise).__name__}"
+        )
     driver: Driver = promise._session._driver  # type: ignore[attr-defined]
     if driver.here():
         raise RuntimeError("wait() would block the event loop: write await promise")
-    return cast(T, driver.block_on(cast(Promise, promise), timeout))
+    return cast(T, driver.block_on(promise, timeout))
 
 
 def current_peer() -> Any:

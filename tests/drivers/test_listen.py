@@ -394,10 +394,3 @@ def test_listen_takes_one_index(bad):
 def test_index_for_is_a_function():
     with pytest.raises(TypeError, match="index_for"):
         _ = capnode.listen(TCP, index_for={})  # type: ignore[arg-type]
-
-
-async def test_no_room_for_a_long_unix_path(driver, tmp_path):
-    with pytest.raises(OSError, match="too long"):
-        await capnode.listen(f"unix:{tmp_path}/{'x' * 200}")
-    with pytest.raises(OSError, match="too long"):
-        await capnode.connect(f"unix:{tmp_path}/{'x' * 200}")

@@ -1697,6 +1697,22 @@ BREAKS = [
         "            if self._driver:\n",
         ("drivers/stdio::a_program_may_take_its_time_after_serving[loop]",),
     ),
+    Break(
+        "12",
+        "tracebacks are sent where somebody says no in words",
+        "_peer.py",
+        '    check_flag("tracebacks", tracebacks)\n',
+        "",
+        ("drivers/arguments::a_wrong_option_of_a_door_is_told_at_once[connect-tracebacks-'no']",),
+    ),
+    Break(
+        "child",
+        "a wrong command is left for the system to refuse, when half of it has been started",
+        "_start.py",
+        '        check_for_system(f"spawn was given the argument {text!r}", text)\n',
+        "",
+        ("drivers/arguments::a_command_with_a_nul_is_told_at_once",),
+    ),
     # The other dialect.
     Break(
         "web",
