@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from ._session import Session
 
 
-LARGEST = 256
-"""The bytes of a frame that `Lone` writes are fewer."""
+LEAST = 256
+"""The other side takes a frame of so many bytes, at least, if it is to get one here."""
 
 
 class Exchange:
@@ -73,8 +73,10 @@ class Exchange:
             and session.error is None
             and not session.said_bye
             and not self._incoming.heard_bye
-            and self._outgoing.max_message >= LARGEST
+            and self._outgoing.max_message >= LEAST
         )
+        if self.open:
+            self._lone.limit(self._outgoing.max_message)
 
     # The side that calls.
 

@@ -44,7 +44,7 @@ class Cutter:
     """
 
     def __init__(self, *, max_frame: int, max_junk: int = 0) -> None:
-        self._max_frame = max_frame
+        self.max_frame = max_frame
         self._max_junk = max_junk
         self._rest = bytearray()
         self._need = 1  # with fewer bytes than these in `_rest`, there is no frame in it
@@ -68,7 +68,7 @@ class Cutter:
                 return [data[1:]]  # one small frame, as most reads are
             if 2 < size == data[1] + 2 and data[0] == _BYTE_STRING + 24:
                 return [data[2:]]
-            if 258 < size <= self._max_frame and data[0] == _BYTE_STRING + 25:
+            if 258 < size <= self.max_frame and data[0] == _BYTE_STRING + 25:
                 length = data[1] << 8 | data[2]
                 if length == size - 3:
                     return [data[3:]]
@@ -181,9 +181,9 @@ class Cutter:
         if start > len(data):
             return start, start
         length = int.from_bytes(data[position + 1 : start], "big")
-        if length > self._max_frame:
+        if length > self.max_frame:
             raise RemoteProtocolError(
-                f"a frame of {length} bytes is over the limit of {self._max_frame} "
+                f"a frame of {length} bytes is over the limit of {self.max_frame} "
                 "(Limits.max_frame, which our hello has said)"
             )
         return start, start + length

@@ -18,10 +18,10 @@ from ._tables import Import
 FRAME_CLOSES_AT = 64 * 1024
 """A frame is closed at this size even in mid-turn, so that the other side can start."""
 
-WAITS_UP_TO = 64 * 1024
+WAITS_UP_TO = 256 * 1024
 """Releases of plain answers wait for each other until they are worth a message: until the values
 that are kept for them take so many bytes, where each counts as itself and `EACH_RELEASE`."""
-EACH_RELEASE = 2048
+EACH_RELEASE = 8192
 
 _RELEASES_A_MESSAGE = 1000  # so that a release is a small message, and
 _RELEASE_SIZE = 40  # bytes for each in it, so that it is below any limit of the other side

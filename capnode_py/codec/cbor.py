@@ -20,7 +20,7 @@ from uuid import UUID
 import cbor2
 
 from .._cap_ids import LONGEST, CapId
-from .._errors import CannotPass, FarError, RemoteProtocolError, from_far, to_far
+from .._errors import CannotPass, FarError, LimitExceeded, RemoteProtocolError, from_far, to_far
 from .._frames import MAGIC, Cutter, frame_head
 from .._limits import Limits
 from .._long import LONG, Encoded, Frame, LongFrame, Piece, Pieces, in_pieces, joined
@@ -192,6 +192,36 @@ _LEAVES: Mapping[type, Callable[[Any], bytes]] = {
 """The types that make up most messages, found by exact type."""
 
 
+def _lone_text(value: str) -> bytes:
+    """`_text` of what is not too long for a frame of `lone`: it would be encoded in vain."""
+    if len(value) > lone.LONGEST:
+        raise LimitExceeded("a long text")
+    return _text(value)
+
+
+def _lone_bytes(value: Piece) -> bytes:
+    size = len(value)
+    if size > lone.LONGEST:
+        raise LimitExceeded("a long byte string")
+    return _head(0x40, size) + value
+
+
+def _lone_buffer(value: bytearray | memoryview) -> bytes:
+    if memoryview(value).nbytes > lone.LONGEST:
+        raise LimitExceeded("a long buffer")
+    return _lone_bytes(_steady(value))
+
+
+_LONE_LEAVES: Mapping[type, Callable[[Any], bytes]] = {
+    **_LEAVES,
+    str: _lone_text,
+    bytes: _lone_bytes,
+    bytearray: _lone_buffer,
+    memoryview: _lone_buffer,
+}
+"""What `lone` writes; the others have more ways, for what is long."""
+
+
 class CborCodec:
     """See `Codec` for the interface; ``docs/protocol.md`` for the format."""
 
@@ -210,7 +240,7 @@ class CborCodec:
         self._paths: dict[Path, bytes] = {}
         self._tags = self._decoders()
         self._decodes_to = limits.max_depth + _DEPTH_AROUND
-        self.lone = lone.Lone(self._paths, _LEAVES, self._lone_value, self._cutter)
+        self.lone = lone.Lone(self._paths, _LONE_LEAVES, self._lone_value, self._cutter)
 
     @property
     def junk(self) -> bytes:

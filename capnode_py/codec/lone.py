@@ -1,4 +1,4 @@
-"""A call or an answer that has a small frame to itself, without the general codec.
+"""A call or an answer that has a frame to itself, and no long one, without the general codec.
 
 Most of what a caller that waits sends and hears are these two. What the general way costs is its
 generality: a decoder that is set up for each frame, a walk that may meet anything. Whatever is not
@@ -10,14 +10,20 @@ is what would be written there. Tests compare the two.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from struct import Struct
 from types import FunctionType
 from typing import Any
 
 from .._errors import CannotPass, LimitExceeded
-from .._frames import Cutter
+from .._frames import Cutter, frame_head
 from .._messages import CALL, RELEASE, RESOLVE, UNUSUAL, Mine, Path
 
+LONGEST = 64 * 1024 - 4
+"""The bytes of a frame, at the most: one that comes in one read of a driver, with its head. In it
+no byte string is long enough to leave without a copy (`_long.py`)."""
+
 _FRAME, _LONG_FRAME = 0x40, 0x58  # a byte string of less than 24 bytes, and of less than 256
+_LONGER_FRAME = 0x59  # of less than 65536
 _CALL = bytes((0x81, 0x84, CALL))  # a frame of one message, which has four fields
 _RESOLVE = bytes((0x81, 0x83, RESOLVE))
 _RESOLVE_AND = bytes((0x82, 0x83, RESOLVE))  # a frame of two messages, of which this is the first
@@ -25,11 +31,12 @@ _RELEASE = bytes((0x83, RELEASE))
 _WORDS = {_CALL: CALL, _RESOLVE: RESOLVE, _RESOLVE_AND: RESOLVE}
 _RESOLVE_2 = _RESOLVE + b"\x19"  # to an id of two bytes
 _ONE_PAIR = b"\x81\x82"  # a list of one pair
-_TEXT, _LIST, _TAG = 0x60, 0x80, 0xD9
+_BYTES, _TEXT, _LIST, _TAG = 0x40, 0x60, 0x80, 0xD9
 _MINE = b"\xc0\xde\x82\x00"  # the rest of the tag of references, and of [mine, id]
 _SHORT = 24  # a length or an int below this stands in the head itself
 _SMALL = 256
 
+_LEFT = (CannotPass, LimitExceeded, ValueError)  # raised for what is left to the general way
 _HEADS_NOTED = 1000
 Head = tuple[int, list[str], int]
 """Of a call: its target, its path, and where they end in what was read first."""
@@ -43,7 +50,7 @@ _IDS = {
 }
 _REFERENCE = b"\xd9" + _MINE
 # The heads of an id of more than one byte: of how many, and what to do for a negative one.
-_TARGETS = {0x18 + n: (0, 1 << n) for n in range(3)} | {0x38 + n: (-1, 1 << n) for n in range(3)}
+_TARGETS = {0x18 + n: (0, 1 << n) for n in range(4)} | {0x38 + n: (-1, 1 << n) for n in range(4)}
 _TARGETS |= {0x20 + n: (~n, 0) for n in range(_SHORT)}
 _ONE_BYTE: Mapping[int, Any] = {
     **{0x20 + n: -1 - n for n in range(_SHORT)},
@@ -52,6 +59,10 @@ _ONE_BYTE: Mapping[int, Any] = {
     0xF6: None,
 }
 """The other values that are one byte, and immutable."""
+_STRINGS = {0x58: (1, False), 0x79: (2, True)}
+"""Heads of a byte string and a text: the bytes of the length, and whether it is a text."""
+_DOUBLE = 0xFB
+_double_at = Struct(">d").unpack_from
 
 
 class Lone:
@@ -59,7 +70,7 @@ class Lone:
 
     Args:
         paths: what has been encoded of paths, which the general way notes.
-        leaves: how values of these types are encoded.
+        leaves: how values of these types are encoded; LimitExceeded for what is too long for here.
         value: decodes one value in the general way; UNUSUAL if it is none, or holds references.
         cutter: of the stream; within a frame, nothing comes alone.
     """
@@ -77,10 +88,15 @@ class Lone:
         self._cutter = cutter
         self._heads: dict[bytes, Head] = {}
         self._starts: dict[tuple[int, Path, int], bytes] = {}
+        self._longest = _SMALL - 1
+
+    def limit(self, max_frame: int, /) -> None:
+        """What the other side takes: 256 bytes at least, if anything is to be written here."""
+        self._longest = min(LONGEST, max_frame)
 
     def word(self, data: bytes, /) -> int | None:
         """CALL or RESOLVE if `data` begins like the frame of one; a look, and no more."""
-        return _WORDS.get(data[1:4]) or _WORDS.get(data[2:5])
+        return _WORDS.get(data[1:4]) or _WORDS.get(data[2:5]) or _WORDS.get(data[3:6])
 
     def write_call(
         self, target: int, path: Path, args: Sequence[Any], to_ref: Callable[[Any], Any], /
@@ -108,10 +124,12 @@ class Lone:
                         frame += _REFERENCE + at
                     else:
                         return None
-                except (CannotPass, LimitExceeded):
+                except _LEFT:
                     return None
         size = len(frame)
-        return _HEADS[size] + frame if size < _SMALL else None
+        if size < _SMALL:
+            return _HEADS[size] + frame
+        return frame_head(size) + frame if size <= self._longest else None
 
     def _start(self, target: int, path: Path, count: int) -> bytes | None:
         """What such a call begins with, up to its arguments; None if that is not known yet."""
@@ -136,23 +154,27 @@ class Lone:
                 return None
             try:
                 raw = leaf(value)
-            except CannotPass:
+            except _LEFT:
                 return None
         head = _answer_head(id)
         size = len(head) + len(raw)
-        return _HEADS[size] + head + raw if size < _SMALL else None
+        if size < _SMALL:
+            return _HEADS[size] + head + raw
+        return frame_head(size) + head + raw if size <= self._longest else None
 
     def read_call(self, data: bytes, /) -> tuple[int, list[str], list[Any], bool] | None:
         """Its target, path and arguments, and whether objects (`Mine`) are among these, if `data`
-        is one frame with a call by one name or none, whose arguments are small ints, texts and
-        objects, and nothing else."""
+        is one frame with a call by one name or none, whose arguments are leaves and objects, and
+        nothing else."""
         size = len(data)
         try:
             start = 1
             if data[0] != size + (_FRAME - 1) or size > _SHORT:
                 start = 2
                 if data[0] != _LONG_FRAME or data[1] != size - 2 or size - 2 < _SHORT:
-                    return None
+                    start = 3
+                    if not self._is_longer(data, size):
+                        return None
             # Where the head of most calls ends, by one name on a small id. No head is the beginning
             # of another, so what is found here is this one, whatever `data` is.
             at = start + data[start + 5] - (_TEXT - 6)
@@ -229,24 +251,34 @@ class Lone:
                 return UNUSUAL
             at = 1 + len(head)
         else:
-            if not data.startswith(head, 2) or data[0] != _LONG_FRAME or data[1] != size - 2:
+            at = 2
+            if data[0] != _LONG_FRAME or data[1] != size - 2:
+                if not self._is_longer(data, size):
+                    return UNUSUAL
+                at = 3
+            if not data.startswith(head, at):
                 return UNUSUAL
-            at = 2 + len(head)
+            at += len(head)
         if not self._cutter.between:
             return UNUSUAL
         if at == size - 1 and (value := data[at]) < _SHORT:
             return value
-        return self._value(data[at:])
+        try:
+            value, end = _read_leaf(data, at)
+        except (IndexError, UnicodeDecodeError, KeyError):
+            end = 0
+        return value if end == size else self._value(data[at:])
 
     def read_answer_and(self, data: bytes, id: int, /) -> tuple[Any, list[int], list[int]] | None:
         """Its value, and what is released behind it: answers, and a reference and how often, if
         `data` is one frame with the answer to `id`, and a release of one reference at least."""
         size = len(data)
-        at = 1 if size <= _SHORT else 2
+        at = 1 if size <= _SHORT else 2 if size < _SMALL + 2 else 3
         if not data.startswith(_RESOLVE_AND, at) or not self._cutter.between:
             return None
         head = _answer_head(id)[1:]
-        if size >= _SMALL or data[:at] != _HEADS[size - at] or not data.startswith(head, at + 1):
+        whole = data[:at] == _HEADS[size - at] if at < 3 else self._is_longer(data, size)
+        if not whole or not data.startswith(head, at + 1):
             return None
         try:
             value, at = _read_leaf(data, at + 1 + len(head))
@@ -268,9 +300,18 @@ class Lone:
             return None
         return (value, answers, [reference, count]) if at == size else None
 
+    def _is_longer(self, data: bytes, size: int) -> bool:
+        """Has this the head of one frame of 256 bytes or more, which is whole?"""
+        return (
+            _SMALL + 2 < size <= self._cutter.max_frame
+            and data[0] == _LONGER_FRAME
+            and data[1] << 8 | data[2] == size - 3
+        )
+
     def message(self, frame: bytes, /) -> bytes:
         """The one that is alone in a frame which was written here."""
-        return frame[2 if len(frame) <= _SHORT else 3 :]
+        size = len(frame)
+        return frame[2 if size <= _SHORT else 3 if size < _SMALL + 2 else 4 :]
 
 
 def _long_id(id: int) -> bytes:
@@ -351,4 +392,26 @@ def _read_value(data: bytes, at: int, head: int) -> tuple[Any, int]:
     if head == 0x78:
         end = at + 1 + data[at]
         return data[at + 1 : end].decode(), end
-    return _ONE_BYTE[head], at
+    if head == 0x59:  # a large value, mostly
+        start = at + 2
+        end = start + (data[at] << 8 | data[at + 1])
+        return data[start:end], end
+    if head in _ONE_BYTE:
+        return _ONE_BYTE[head], at
+    if _BYTES <= head < _BYTES + _SHORT:
+        end = at + head - _BYTES
+        return data[at:end], end
+    if head in _STRINGS:
+        size, is_text = _STRINGS[head]
+        start = at + size
+        end = start + int.from_bytes(data[at:start])
+        raw = data[start:end]  # less than that, if the frame ends before: then `end` is beyond it
+        return raw.decode() if is_text else raw, end
+    if head == _DOUBLE:
+        end = at + 8
+        if end > len(data):
+            raise IndexError(at)
+        return _double_at(data, at)[0], end
+    small, size = _TARGETS[head]
+    end = at + size
+    return small ^ int.from_bytes(data[at:end]), end

@@ -16,7 +16,6 @@ from typing import Any
 
 from .._cell import Answer, Call, Cell
 from .._errors import PeerClosed
-from .._exchange import LARGEST
 from .._incoming import TOLD
 from .._messages import CALL, RESOLVE
 from .._tables import Running
@@ -232,7 +231,7 @@ class AsyncioDriver(DescriptorDriver):
         # What this saves: of a call that is awaited alone, a third, on both sides.
         session = self.session
         exchange = session.exchange
-        if not exchange.open or not isinstance(data, bytes) or len(data) >= LARGEST:
+        if not exchange.open or not isinstance(data, bytes):
             return False
         word = exchange.word(data)
         if word == RESOLVE:

@@ -159,6 +159,22 @@ class Color(enum.Enum):
     RED = "red"
 
 
+async def test_values_of_every_size_come_back_as_they_went(any_road):
+    """Alone, each: those that are small, and those that come in one read, go ways of their own."""
+    near, _ = await any_road.open(far_index={"echo": lambda *values: list(values)[-1]})
+    data = bytes(range(256)) * 1000
+    text = "text \N{SNOWMAN}" * 40_000
+    for edge in (24, 256, 1024, 64 * 1024, 128 * 1024):
+        for size in (edge - 16, *range(edge - 5, edge + 2)):
+            assert await near.index.echo(data[:size]) == data[:size]
+            assert await near.index.echo(1, text[:size]) == text[:size]
+            changing = bytearray(data[:size])
+            promise = near.index.echo(-1.5, changing)
+            changing[:] = bytes(size)
+            assert await promise == data[:size]
+            assert await near.index.echo(None, memoryview(data)[size::-1]) == data[size::-1]
+
+
 async def test_long_byte_strings_pass_whole_and_in_order(any_road):
     """Both ways at once, among small calls."""
     near, far = await any_road.open(

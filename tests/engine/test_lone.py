@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capnode_py import CannotPass, Limits, Target
+from capnode_py import CannotPass, Limits, RemoteProtocolError, Target
+from capnode_py._frames import frame_head
 from capnode_py._messages import CALL, RELEASE, RESOLVE, UNUSUAL, Hello, Mine, Promised, Yours
 from capnode_py.codec.cbor import CborCodec
+from capnode_py.codec.lone import LONGEST
+from capnode_py.driver._descriptor import SMALL_READ
 from capnode_py.testing import Wire
 
 
-def _opened() -> CborCodec:
+def _near(n: int) -> Any:
+    return st.sampled_from([n, n - 1, -n, -n - 1, -n + 1])
+
+
+EDGES = [n + d for n in (24, 256, LONGEST + 1, 65536) for d in (-4, -3, -2, -1, 0, 1)]
+"""Where heads grow, and what is written alone ends."""
+
+
+def _opened(limits: Limits | None = None) -> CborCodec:
     """A codec that has read a hello, and reads frames."""
-    codec = CborCodec(Limits())
+    codec = CborCodec(limits or Limits())
     assert len(list(codec.feed(codec.hello(Hello(versions=(1,), session_id=b"x"))))) == 1
     return codec
 
 
 CODEC = _opened()
 LONE = CODEC.lone
+LONE.limit(1 << 20)
 
 small = st.one_of(
-    st.integers(-70000, 70000), st.booleans(), st.none(), st.text(max_size=30), st.floats()
+    st.integers(-70000, 70000),
+    st.sampled_from([1 << 31, 1 << 32, (1 << 64) - 1, 1 << 64]).flatmap(_near),
+    st.booleans(),
+    st.none(),
+    st.text(max_size=30),
+    st.floats(),
+    st.binary(max_size=30),
 )
+sizes = st.one_of(st.integers(0, 3000), st.sampled_from(EDGES), st.integers(0, 70_000))
 others = st.one_of(
     small,
-    st.binary(max_size=4),
+    sizes.map(bytes),
+    sizes.map(bytearray),
+    sizes.map(lambda size: memoryview(bytes(size))),
+    sizes.map(lambda size: "\N{SNOWMAN}" * (size // 3) + "x" * (size % 3)),
     st.lists(small, max_size=3),
     st.dictionaries(st.text(max_size=3), small, max_size=3),
 )
@@ -41,10 +65,8 @@ def _frame(target: int, path: tuple[str, ...], args: Any) -> bytes:
     return _framed(CODEC.call(target, path, args, {}, _nothing))
 
 
-def _framed(message: Any) -> bytes:
-    frame = CODEC.frame([message])
-    assert isinstance(frame, bytes)
-    return frame
+def _framed(*messages: Any) -> bytes:
+    return bytes(CODEC.frame(list(messages)))
 
 
 def _messages(data: bytes) -> tuple[list[list[Any]], bool]:
@@ -102,14 +124,22 @@ def test_a_function_that_is_more_than_a_callback_is_not_written_alone(reference:
     assert LONE.write_call(0, ("add",), (_callback,), lambda _: reference) is None
 
 
-@pytest.mark.parametrize("args", [(), (1, -1, 300), ("text", "x" * 50, None, True, False, 24)])
+USUAL_ARGS = [
+    (),
+    (1, -1, 300, -300, 70_000, 1 << 40, -(1 << 40)),
+    ("text", "x" * 50, None, True, False, 24),
+    (1.5, b"", b"bytes", b"x" * 50, b"y" * 1024, 1),
+    ("z" * 1024, b"y" * 30_000, 1),
+]
+
+
+@pytest.mark.parametrize("args", USUAL_ARGS)
 @pytest.mark.parametrize("target", [0, 23, 200, -1, -200, -3000])
 def test_the_usual_call_is_written_and_read_alone(target: int, args: tuple[Any, ...]) -> None:
     for path in (("name",), ()):
         frame = _frame(target, path, args)
         assert LONE.write_call(target, path, args, _nothing) == frame
-        if -1 not in args:
-            assert LONE.read_call(frame) == (target, list(path), list(args), False)
+        assert LONE.read_call(frame) == (target, list(path), list(args), False)
 
 
 @given(ids.filter(lambda id: id > 0), others)
@@ -119,10 +149,10 @@ def test_an_answer_is_written_and_read_as_in_the_general_way(id, value) -> None:
     read = LONE.read_answer(expected, id)
     ((word, told, decoded),), _ = _messages(expected)
     assert (word, told) == (RESOLVE, id)
-    if len(expected) < 250:
+    if len(expected) <= 65535 + 3:
         assert repr(read) == repr(decoded)
     else:
-        assert read is UNUSUAL or repr(read) == repr(decoded)
+        assert read is UNUSUAL
     assert LONE.read_answer(expected, id + 1) is UNUSUAL
 
 
@@ -134,7 +164,7 @@ def test_an_answer_is_written_and_read_as_in_the_general_way(id, value) -> None:
 )
 def test_an_answer_with_a_release_is_read_as_in_the_general_way(id, value, answers, pairs) -> None:
     messages = [CODEC.resolve(id, value, _nothing), CODEC.release(answers, pairs)]
-    frame: Any = CODEC.frame(messages)
+    frame = _framed(*messages)
     assert LONE.read_answer(frame, id) is UNUSUAL
     assert LONE.read_answer_and(frame, id + 1) is None
     both = LONE.read_answer_and(frame, id)
@@ -142,13 +172,126 @@ def test_an_answer_with_a_release_is_read_as_in_the_general_way(id, value, answe
         assert repr(_both(id, both)) == repr(_messages(frame)[0])
 
 
-@pytest.mark.parametrize("value", [None, True, 5, 300, -1, "text", "x" * 60])
+@pytest.mark.parametrize("value", [None, True, 5, 300, -1, "text", "x" * 60, 1.5, b"y" * 1024])
 @pytest.mark.parametrize("answers", [[], [7], [7, 300, 70_000]])
 def test_an_answer_and_the_release_of_its_callback_come_together(value, answers) -> None:
     messages = [CODEC.resolve(9, value, _nothing), CODEC.release(answers, [(-70_000, 1)])]
     frame: Any = CODEC.frame(messages)
     assert LONE.word(frame) == RESOLVE
     assert LONE.read_answer_and(frame, 9) == (value, answers, [-70_000, 1])
+
+
+BYTES = bytes(range(256)) * 257
+TEXT = "text" * 17_000
+KINDS: list[Callable[[int], Any]] = [
+    lambda size: BYTES[:size],
+    lambda size: TEXT[:size],
+    lambda size: bytearray(BYTES[:size]),
+    lambda size: memoryview(BYTES)[:size],
+    lambda size: memoryview(bytearray(BYTES))[size - 1 :: -1] if size else b"",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["bytes", "str", "bytearray", "view", "reversed"])
+def test_a_value_of_any_size_is_written_and_read_alone_up_to_the_longest(kind: Any) -> None:
+    for size in sorted({size - around for size in EDGES for around in range(16)}):
+        if size < 0:
+            continue
+        value = kind(size)
+        plain = value if isinstance(value, str) else bytes(value)
+        for args in ((value,), (1, value, None)):
+            call = _frame(0, ("echo",), args)
+            read = LONE.read_call(call)
+            written = LONE.write_call(0, ("echo",), args, _nothing)
+            if len(call) <= LONGEST + 3:
+                assert written == call
+                assert type(written) is bytes
+            else:
+                assert written is None
+            if len(call) <= 65535 + 3:
+                assert read == (
+                    0,
+                    ["echo"],
+                    [plain if arg is value else arg for arg in args],
+                    False,
+                )
+            else:
+                assert read is None
+        answer = _framed(CODEC.resolve(300, value, _nothing))
+        written = LONE.write_answer(300, value)
+        if len(answer) <= LONGEST + 3:
+            assert written == answer
+            assert bytes(CODEC.frame([LONE.message(written)])) == answer
+        else:
+            assert written is None
+        read = LONE.read_answer(answer, 300)
+        assert read is UNUSUAL if len(answer) > 65535 + 3 else read == plain
+
+
+def test_the_longest_comes_in_one_small_read() -> None:
+    """A read that is full may have left something."""
+    assert len(_framed(bytes(LONGEST - 1))) == SMALL_READ - 1
+
+
+NUMBERS = memoryview(array("I", range(300)))
+
+
+def test_of_a_buffer_the_bytes_are_written_as_they_are_now() -> None:
+    values = (NUMBERS, bytearray(b"abc" * 200))
+    expected = _frame(0, ("f",), values)
+    written = LONE.write_call(0, ("f",), values, _nothing)
+    assert written == expected
+    values[1][:] = b"x"
+    read = LONE.read_call(expected)
+    assert read is not None
+    assert read[2] == [NUMBERS.tobytes(), b"abc" * 200]
+
+
+def test_a_view_that_was_given_back_is_left_to_the_general_way() -> None:
+    view = memoryview(b"abc")
+    view.release()
+    assert _frame(0, ("f",), ())  # the path is noted
+    assert LONE.write_call(0, ("f",), (view,), _nothing) is None
+    assert LONE.write_answer(300, view) is None
+
+
+@pytest.mark.parametrize("limit", [256, 1000, LONGEST - 1, 1 << 20])
+def test_a_frame_over_the_limit_of_the_other_side_is_not_written_alone(limit: int) -> None:
+    codec = _opened()
+    codec.call(0, ("f",), (), {}, _nothing)  # which notes the path
+    lone = codec.lone
+    lone.limit(limit)
+    limit = min(limit, LONGEST)
+    fitted = set()
+    for size in range(limit - 20, limit + 2):
+        value = bytes(size)
+        call = CODEC.call(0, ("f",), (value,), {}, _nothing)
+        answer = CODEC.resolve(300, value, _nothing)
+        for message, written in (
+            (call, lone.write_call(0, ("f",), (value,), _nothing)),
+            (answer, lone.write_answer(300, value)),
+        ):
+            fits = len(message) + 1 <= limit
+            fitted.add(fits)
+            assert written == (_framed(message) if fits else None)
+    assert fitted == {False, True}
+
+
+def test_a_frame_over_our_own_limit_is_not_read_alone() -> None:
+    codec = _opened(Limits(max_frame=1000))
+    for size in range(960, 1010):
+        value = bytes(size)
+        call, answer = _frame(0, ("f",), (value,)), _framed(CODEC.resolve(300, value, _nothing))
+        both = _framed(CODEC.resolve(300, value, _nothing), CODEC.release([], [(-1, 1)]))
+        for frame, read in (
+            (call, codec.lone.read_call(call)),
+            (answer, codec.lone.read_answer(answer, 300)),
+            (both, codec.lone.read_answer_and(both, 300)),
+        ):
+            if read is not None and read is not UNUSUAL:
+                assert len(list(_opened(Limits(max_frame=1000)).feed(frame))) == 1
+            elif len(frame) <= 1000:
+                raise AssertionError(size)
 
 
 def _both(id: int, both: tuple[Any, list[int], list[int]]) -> list[Any]:
@@ -178,9 +321,37 @@ def test_whatever_comes_it_reads_nothing_that_the_general_way_does_not(content, 
         if not framed
         else (bytes((0x40 + size,)) if size < 24 else bytes((0x58, size))) + content
     )
+    _read_as_in_the_general_way(data)
+
+
+@given(
+    st.one_of(
+        st.lists(others, min_size=1, max_size=3).map(lambda args: _frame(0, ("add",), args)),
+        others.map(lambda value: _framed(CODEC.resolve(7, value, _nothing))),
+        others.map(
+            lambda value: _framed(CODEC.resolve(7, value, _nothing), CODEC.release([1], [(-1, 1)]))
+        ),
+    ),
+    st.integers(0, 40),
+    st.sampled_from([0x18, 0x19, 0x1A, 0x3B, 0x40, 0x58, 0x59, 0x5F, 0x78, 0x79, 0x7A, 0xF9, 0xFB])
+    | st.integers(0, 255),
+    st.integers(-3, 3),
+)
+def test_a_frame_with_a_wrong_byte_is_read_as_in_the_general_way_or_not_at_all(
+    frame: bytes, at: int, byte: int, more: int
+) -> None:
+    data = bytearray(frame)
+    data[at % len(data)] = byte
+    wrong = bytes(data[:more] if more < 0 else data + bytes(more))
+    _read_as_in_the_general_way(wrong)
+
+
+def _read_as_in_the_general_way(data: bytes) -> None:
     call, answer = LONE.read_call(data), LONE.read_answer(data, 7)
     if call is not None:
-        assert _messages(data) == ([[CALL, *call[:3]]], call[3])
+        messages, marked = _messages(data)
+        assert repr(messages) == repr([[CALL, *call[:3]]])
+        assert marked == call[3]
     if answer is not UNUSUAL:
         messages, marked = _messages(data)
         assert not marked
@@ -188,6 +359,48 @@ def test_whatever_comes_it_reads_nothing_that_the_general_way_does_not(content, 
     both = LONE.read_answer_and(data, 7)
     if both is not None:
         assert repr(_messages(data)) == repr((_both(7, both), False))
+
+
+NOT_TEXT = b"\xed\xa0\x80" + b"x" * 20_000  # half of a surrogate pair
+
+
+@pytest.mark.parametrize("size", [3, 23, 24, 255, 256, 1024, 20_000])
+def test_a_text_that_is_none_is_not_read_alone(size: int) -> None:
+    value = bytearray(bytes(CODEC.resolve(7, "x" * size, _nothing))[3:])
+    value[-size:] = NOT_TEXT[:size]
+    answer = _framed(b"\x83\x05\x07" + value)
+    assert LONE.read_answer(answer, 7) is UNUSUAL
+    assert LONE.read_call(_framed(b"\x84\x01\x00\x81\x63add\x81" + value)) is None
+    both = _framed(b"\x83\x05\x07" + value, CODEC.release([], [(-1, 1)]))
+    assert LONE.read_answer_and(both, 7) is None
+    with pytest.raises(RemoteProtocolError):
+        _messages(answer)
+
+
+@pytest.mark.parametrize("size", [10, 100, 300, 1024, 60_000])
+def test_a_part_of_a_frame_is_not_read_alone(size: int) -> None:
+    for frame in (
+        _frame(0, ("add",), (b"x" * size,)),
+        _framed(CODEC.resolve(7, b"x" * size, _nothing)),
+        _framed(CODEC.resolve(7, b"x" * size, _nothing), CODEC.release([], [(-1, 1)])),
+    ):
+        for cut in (1, 2, 3, 4, 5, 9, len(frame) // 2, len(frame) - 1):
+            codec = _opened()
+            (content,) = codec.feed(frame)
+            assert isinstance(content, bytes)
+            heads = [frame_head(len(content) + more) for more in (-1, 1)]
+            parts = (frame[:cut], frame + b"\x00", frame * 2, *(head + content for head in heads))
+            for part in parts:
+                assert codec.lone.read_call(part) is None
+                assert codec.lone.read_answer(part, 7) is UNUSUAL
+                assert codec.lone.read_answer_and(part, 7) is None
+            assert list(codec.feed(frame[:cut])) == []
+            assert codec.lone.read_call(frame) is None
+            assert codec.lone.read_answer(frame, 7) is UNUSUAL
+            assert codec.lone.read_answer_and(frame, 7) is None
+            (whole,) = codec.feed(frame[cut:])
+            assert isinstance(whole, bytes)
+            assert frame.endswith(whole)
 
 
 def test_behind_a_part_of_a_frame_nothing_comes_alone() -> None:

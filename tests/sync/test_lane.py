@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import sys
 import threading
 from collections.abc import Iterator
@@ -74,6 +75,17 @@ def test_values_of_each_kind_come_back_as_they_went(peer, value):
     for _ in range(2):
         back = peer.index.echo(value)
         assert (back, type(back)) == (value, type(value))
+
+
+def test_values_of_each_size_come_back_as_they_went(peer):
+    for size in (200, 300, 1024, 30_000, *range(65_500, 65_540), 70_000):
+        data = random.randbytes(size)
+        for value in (data, bytearray(data), memoryview(data)[::-1]):
+            back = peer.index.echo(value)
+            assert back == bytes(value)
+            assert type(back) is bytes
+        text = "x" * (size - 2) + "\N{DEGREE SIGN}"
+        assert peer.index.echo(text) == text
 
 
 def test_a_call_that_is_not_written_at_once_is_written_behind(peer):
