@@ -105,8 +105,8 @@ def check_stream_socket(sock: socket.socket) -> None:
         )
     if sock.fileno() < 0:
         raise ValueError("attach() takes an open socket, and this one is closed")
-    if sock.type != socket.SOCK_STREAM:
-        raise ValueError(f"attach() takes a stream socket (SOCK_STREAM), not {sock!r}")
+    if sock.type == socket.SOCK_DGRAM:
+        raise ValueError("attach() takes a connection, and this socket carries datagrams")
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise ValueError(
             "attach() takes a connection, and this socket listens: attach what its accept() gives"

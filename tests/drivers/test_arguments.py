@@ -250,7 +250,7 @@ def _secure() -> ssl.SSLSocket:
 SOCKETS: list[Any] = [
     (_closed, ValueError, "takes an open socket, and this one is closed"),
     (_listening, ValueError, r"this socket listens: attach what its accept\(\) gives"),
-    (lambda: socket.socket(type=socket.SOCK_DGRAM), ValueError, "takes a stream socket"),
+    (lambda: socket.socket(type=socket.SOCK_DGRAM), ValueError, "this socket carries datagrams"),
     (_secure, TypeError, "past the TLS of an ssl.SSLSocket: .* attach an anyio.streams.tls.TLSSt"),
 ]
 
