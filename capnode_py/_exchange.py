@@ -14,15 +14,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from . import _tables
-from ._cell import PULLED, Cell
+from ._cell import FULFILLED, PULLED, Cell
 from ._errors import ProtocolError, during
 from ._incoming import Incoming
 from ._messages import CALL, RELEASE, UNUSUAL, Codec, Path
 from ._outbox import WAITS_UP_TO, Outbox
 from ._outgoing import Outgoing
-from ._reach import plain_function
+from ._reach import ATOMS, plain_function
 from ._seam import Seam
-from ._tables import Export, Running
+from ._tables import Export, Import, Running
 
 if TYPE_CHECKING:
     from ._session import Session
@@ -40,6 +40,7 @@ class Exchange:
             worth to be tried.
         open: both sides have said hello, neither has said bye, and the dialect writes and reads
             messages that are alone. What is to be sent must fit the other side's limits.
+        outbox: what waits to leave.
     """
 
     def __init__(
@@ -56,11 +57,12 @@ class Exchange:
         self._lone: Any = codec.lone
         if codec.lone is not None:
             self.word = codec.lone.word
-        self._outbox = outbox
+        self.outbox = outbox
         self._outgoing = outgoing
         self._incoming = incoming
         self._imports = session.imports
         self._exports = session.exports
+        self._note = session._note
         self._get_index = seam.get_index
         self._to_ref = seam.to_ref
 
@@ -80,6 +82,40 @@ class Exchange:
 
     # The side that calls.
 
+    def begin(self, target: int, path: Path, args: Any, kwargs: Any) -> Cell:
+        """A call on an import, where callers do not block: the cell of its question. If it is
+        alone when the turn ends, its frame is written already.
+
+        Raises:
+            CannotPass, LimitExceeded, Released: nothing was sent.
+        """
+        outbox = self.outbox
+        exports = self._exports
+        session = self._session
+        if (
+            outbox.size
+            or kwargs
+            or not self.open
+            or session.unsent
+            or exports.uncommitted
+            or type(args) is not tuple
+            or _tables.trace is not None
+        ):
+            return self._outgoing.call(target, path, args, kwargs)
+        frame: bytes | None = self._lone.write_call(target, path, args, self._to_ref)
+        if exports.uncommitted:
+            self._commit(sent=frame is not None)
+        if frame is None:
+            return self._outgoing.call(target, path, args, kwargs)
+        imports = self._imports
+        imports.last_question = id = imports.last_question + 1
+        cell = Cell(session, id, path)
+        imports.entries[id] = question = Import(cell, self._note)
+        question.id = id
+        question.received = 1
+        outbox.add_lone(frame, question)
+        return cell
+
     def ask(self, target: int, path: Path, args: Any, kwargs: Any) -> Any:
         """A call on an import, when nothing waits to be sent: the bytes that are to be written now,
         where the last question is its own; or the cell of its question, if it is none for this.
@@ -87,7 +123,7 @@ class Exchange:
         Raises:
             CannotPass, LimitExceeded, Released: nothing was sent.
         """
-        outbox = self._outbox
+        outbox = self.outbox
         if not self.open or self._session.unsent or _tables.trace is not None:
             return self._outgoing.call(target, path, args, kwargs)
         if type(args) is tuple and not kwargs and outbox.due < WAITS_UP_TO:
@@ -125,7 +161,7 @@ class Exchange:
             size = len(data)
             self._session.bytes_received += size
             self._incoming.messages += 1
-            self._outbox.release_plain(id, size)
+            self.outbox.release_plain(id, size)
             return value
         both = self._lone.read_answer_and(data, id)
         return UNUSUAL if both is None else self._hear_both(id, len(data), *both)
@@ -146,7 +182,7 @@ class Exchange:
             return UNUSUAL
         self._session.bytes_received += size
         self._incoming.messages += 2
-        self._outbox.release_plain(id, size // 2)
+        self.outbox.release_plain(id, size // 2)
         self._incoming.release([RELEASE, answers, [reference]])
         return value
 
@@ -163,7 +199,8 @@ class Exchange:
         if value is UNUSUAL:
             return False
         del imports.entries[id]
-        cell.fulfil(value)
+        if cell.state < FULFILLED:  # else it was given up here
+            cell.settle(FULFILLED, value)
         return True
 
     def enter(self, id: int, path: Path) -> Cell:
@@ -187,7 +224,7 @@ class Exchange:
         session = self._session
         exports = self._exports
         entries = exports.entries
-        if not self.open or session.unsent or self._outbox.size or len(entries) >= exports.max:
+        if not self.open or session.unsent or self.outbox.size or len(entries) >= exports.max:
             return None
         if _tables.trace is not None:  # leaks are hunted, and that takes more steps
             return None
@@ -225,7 +262,7 @@ class Exchange:
         session = self._session
         if session.noted:
             session.drain_notes()
-        outbox = self._outbox
+        outbox = self.outbox
         if not outbox.size and not session.unsent:
             frame: bytes | None = self._lone.write_answer(id, result)
             if frame is not None:
@@ -237,3 +274,28 @@ class Exchange:
                 return frame
         self._outgoing.value(id, result)
         return None
+
+    def finish(self, id: int, running: Running, result: Any) -> None:
+        """What the function has returned was awaited, and gave this. It leaves as the turn ends."""
+        entries = self._exports.entries
+        session = self._session
+        outbox = self.outbox
+        if (
+            outbox.size
+            or not self.open
+            or session.unsent
+            or running[2][0] != CALL
+            or type(result) not in ATOMS
+            or entries.get(id) is not running
+        ):
+            self._incoming.ran(id, running, result)
+            return
+        entries[id] = (result, PULLED)
+        running[2][3] = ()  # callbacks among them, which it does not keep, are released with this
+        if session.noted:
+            session.drain_notes()
+        frame: bytes | None = self._lone.write_answer(id, result)
+        if frame is None:
+            self._outgoing.value(id, result)
+        else:
+            outbox.add_lone(frame)

@@ -9,10 +9,11 @@ goes as a call, and a plain awaited call is one message each way.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from ._cell import PULLED, PUSHED, UNDECIDED, Cell
 from ._long import Encoded
-from ._messages import PULL, PUSH, Codec
+from ._messages import PULL, PUSH, Codec, Lone
 from ._tables import Import
 
 FRAME_CLOSES_AT = 64 * 1024
@@ -34,6 +35,11 @@ class Outbox:
         codec: the dialect.
         wake: asks for a flush at the end of this turn.
         wake_later: asks for one before long, unless something leaves earlier.
+
+    Attributes:
+        due: how much speaks for sending the releases that wait; at `WAITS_UP_TO` they go.
+        size: the bytes that wait, without releases.
+        messages, bytes: what has left.
     """
 
     def __init__(
@@ -43,6 +49,8 @@ class Outbox:
         self._pulls_apart = not codec.traits.calls
         self._wake = wake
         self._wake_later = wake_later
+        self._lone = b""  # the frame of one message, which is all that waits
+        self._lone_question: Import | None = None  # of a call in it
         self._open: list[Encoded] = []
         self._undecided: list[tuple[int, Import]] = []  # which of `_open` are calls, and of what
         self._closed: list[Encoded] = []
@@ -51,7 +59,7 @@ class Outbox:
         self._hello = b""
         self._answered: list[int] = []
         self._dropped: dict[int, int] = {}
-        self.due = 0  # how much speaks for sending these; at `WAITS_UP_TO` they go
+        self.due = 0
         self.size = 0
         self.messages = 0
         self.bytes = 0
@@ -69,6 +77,8 @@ class Outbox:
         size = self.size
         if not size:
             self._wake()
+        elif self._lone:
+            self._open_lone()
         self.size = size = size + len(message)
         full = size >= self._full
         if full:
@@ -78,6 +88,40 @@ class Outbox:
         self._open.append(message)
         if full and size - self._before >= FRAME_CLOSES_AT:
             self._close_frame(size)
+
+    def add_lone(self, frame: bytes, question: Import | None = None) -> None:
+        """The same for a message that has its frame already. Nothing else waits, and all that
+        comes before the end of the turn is one that may as well be alone: what this saves is a
+        list of messages, and a frame made of it."""
+        self._lone = frame
+        self._lone_question = question
+        self.size = len(frame)
+        self._wake()
+
+    def leave(self) -> bytes | None:
+        """The frame to be written now, if that is all; None: `flush` gives what leaves."""
+        frame = self._lone
+        if not frame or self.due >= WAITS_UP_TO:
+            return None
+        question = self._lone_question
+        if question is not None:
+            cell = question()
+            if cell is None or cell.pulled != PULLED:
+                return None
+            self._lone_question = None  # else it would leave a note when the cell is gone
+        self._lone = b""
+        self.size = 0
+        self.messages += 1
+        self.bytes += len(frame)
+        return frame
+
+    def _open_lone(self) -> None:
+        """It is not alone."""
+        if self._lone_question is not None:
+            self._undecided.append((0, self._lone_question))
+            self._lone_question = None
+        self._open.append(cast(Lone, self._codec.lone).message(self._lone))
+        self._lone = b""
 
     def _make_room(self, before: int, size: int) -> None:
         """A message that the open frame cannot take opens the next one."""
@@ -128,6 +172,8 @@ class Outbox:
         Args:
             due: how much must speak for sending the releases, too.
         """
+        if self._lone:
+            self._open_lone()
         if self.due >= due and (self._answered or self._dropped):
             self.due = 0
             self._add_releases()
@@ -167,6 +213,8 @@ class Outbox:
 
     def clear(self) -> None:
         """The session is over: nothing of this is sent."""
+        self._lone = b""
+        self._lone_question = None
         self._open.clear()
         self._undecided.clear()
         self._closed.clear()

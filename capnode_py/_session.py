@@ -197,7 +197,6 @@ class Session:
         self.circles = Circles(self, limits)
         self.holding = Holding(self, driver, codec, self._outbox, host, get_index)
         self.outgoing: Outgoing = Outgoing(self, codec, self._outbox, self._seam, limits)
-        self._call = self.outgoing.call
         self._is_here = driver.here
         self._waits_in_place = driver.waits_in_place
         self.delegation = Delegation(self, hello, self._seam, get_index)
@@ -214,6 +213,7 @@ class Session:
         self.exchange = Exchange(
             self, codec, self._outbox, self.outgoing, self.incoming, self._seam
         )
+        self._call = self.exchange.begin if codec.lone is not None else self.outgoing.call
         self._handle_frame = self.incoming.frame
         if codec.traits.hello:
             self._outbox.add_raw(codec.hello(hello))
@@ -275,7 +275,11 @@ class Session:
         """What awaiting a promise does: the value, when it is here."""
         cell = base if type(base) is Cell and not path else as_cell(base, path)
         if cell.state < FULFILLED:
-            self._start_awaiting(cell)
+            if cell.pulled == UNDECIDED and cell.import_id:  # as in nearly all waits
+                cell.pulled = PULLED
+                cell.awaiting += 1
+            else:
+                self._start_awaiting(cell)
             waiter = self._driver.wait(cell)
             try:
                 yield from waiter
@@ -657,6 +661,10 @@ class Session:
         if self._notes:
             self.drain_notes()
         return self._outbox.flush(due=WAITS_UP_TO) if self._outbox.size else _NO_FRAMES
+
+    def leave(self) -> bytes | None:
+        """The one frame to be written now; None if there is none, or if it is for `flush_turn`."""
+        return None if self.noted else self._outbox.leave()
 
     def written(self, unsent: int) -> None:
         """The driver tells how much is left to write."""

@@ -96,9 +96,6 @@ class Driver:
 
     waits_in_place = False
 
-    hears_alone = False
-    """`alone` is asked first about what was read."""
-
     session_type: type[Session] = Session
 
     def __init__(
@@ -500,8 +497,7 @@ class Driver:
         outer = self._in_turn
         self._in_turn = True
         try:
-            if not (self.hears_alone and self.alone(data)):
-                self.session.receive(data)
+            self.session.receive(data)
         except Exception as error:
             logger.exception("a bug in capnode_py ends the session; please report it")
             self._broke(error)
@@ -520,11 +516,6 @@ class Driver:
             self.session.drain_notes()  # those of a turn wake nobody
             if self.session.backlog():
                 self.wake()
-
-    def alone(self, data: bytes | memoryview) -> bool:
-        """If what was read is one usual call, or one plain answer, handle it; else nothing has
-        happened."""
-        return False
 
     def wrote(self, unsent: int) -> None:
         """So much is left to write."""

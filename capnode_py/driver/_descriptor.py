@@ -110,8 +110,10 @@ class DescriptorDriver(Driver):
             return
         except OSError as error:
             self._end_of_stream(error)
-            return
+        else:
+            self._was_read(data)
 
+    def _was_read(self, data: bytes | memoryview) -> None:
         if not data:
             self._end_of_stream(None)
             return
