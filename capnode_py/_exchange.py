@@ -11,7 +11,8 @@ just this falls to the general way before anything has happened.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from . import _tables
 from ._cell import FULFILLED, PULLED, Cell
@@ -55,8 +56,9 @@ class Exchange:
         self._session = session
         self.open = False
         self._lone: Any = codec.lone
-        if codec.lone is not None:
-            self.word = codec.lone.word
+        self.word: Callable[[bytes], int | None] = (
+            _no_word if codec.lone is None else codec.lone.word
+        )
         self.outbox = outbox
         self._outgoing = outgoing
         self._incoming = incoming
@@ -142,7 +144,7 @@ class Exchange:
         if self._exports.uncommitted or outbox.size or type(message) is not bytes:
             return self._outgoing.made(0, message, path)
         self._imports.last_question += 1
-        return b"".join(cast(list[bytes], outbox.alone(message)))
+        return outbox.alone(message)
 
     def _commit(self, *, sent: bool) -> None:
         """Functions were exported: they have gone out, or the general way will do it again."""
@@ -268,7 +270,7 @@ class Exchange:
             if frame is not None:
                 if outbox.due >= WAITS_UP_TO:
                     message = self._lone.message(frame)
-                    return b"".join(cast(list[bytes], outbox.alone(message)))
+                    return outbox.alone(message)
                 outbox.messages += 1
                 outbox.bytes += len(frame)
                 return frame
@@ -299,3 +301,7 @@ class Exchange:
             self._outgoing.value(id, result)
         else:
             outbox.add_lone(frame)
+
+
+def _no_word(_data: bytes) -> None:
+    """Of a dialect in which nothing comes alone."""

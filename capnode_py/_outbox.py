@@ -191,10 +191,20 @@ class Outbox:
             self._hello = b""
         return closed
 
-    def alone(self, message: bytes) -> list[Encoded]:
+    def alone(self, message: bytes) -> bytes:
         """A message that nothing waits in front of, and what rides with it, to be written now."""
-        self._open.append(message)
-        return self.flush(due=WAITS_UP_TO)
+        answered, dropped = self._answered, self._dropped
+        if self.due < WAITS_UP_TO or len(answered) + len(dropped) > self._most:
+            self._open.append(message)
+            return b"".join(cast(list[bytes], self.flush(due=WAITS_UP_TO)))
+        messages: list[Encoded] = [message, self._codec.release(answered, list(dropped.items()))]
+        answered.clear()
+        dropped.clear()
+        self.due = 0
+        frame = cast(bytes, self._codec.frame(messages))
+        self.messages += 2
+        self.bytes += len(frame)
+        return frame
 
     def _add_releases(self) -> None:
         answered, self._answered = self._answered, []

@@ -27,16 +27,16 @@ _LONGER_FRAME = 0x59  # of less than 65536
 _CALL = bytes((0x81, 0x84, CALL))  # a frame of one message, which has four fields
 _RESOLVE = bytes((0x81, 0x83, RESOLVE))
 _RESOLVE_AND = bytes((0x82, 0x83, RESOLVE))  # a frame of two messages, of which this is the first
-_RELEASE = bytes((0x83, RELEASE))
 _WORDS = {_CALL: CALL, _RESOLVE: RESOLVE, _RESOLVE_AND: RESOLVE}
 _RESOLVE_2 = _RESOLVE + b"\x19"  # to an id of two bytes
-_ONE_PAIR = b"\x81\x82"  # a list of one pair
 _BYTES, _TEXT, _LIST, _TAG = 0x40, 0x60, 0x80, 0xD9
 _MINE = b"\xc0\xde\x82\x00"  # the rest of the tag of references, and of [mine, id]
 _SHORT = 24  # a length or an int below this stands in the head itself
 _SMALL = 256
 
 _LEFT = (CannotPass, LimitExceeded, ValueError)  # raised for what is left to the general way
+_ONLY_INTS = {int}
+
 _HEADS_NOTED = 1000
 Head = tuple[int, list[str], int]
 """Of a call: its target, its path, and where they end in what was read first."""
@@ -280,25 +280,21 @@ class Lone:
         whole = data[:at] == _HEADS[size - at] if at < 3 else self._is_longer(data, size)
         if not whole or not data.startswith(head, at + 1):
             return None
-        try:
-            value, at = _read_leaf(data, at + 1 + len(head))
-            if not data.startswith(_RELEASE, at):
-                return None
-            left = data[at + 2]
-            at += 3
-            if not _LIST <= left < _LIST + _SHORT:
-                return None
-            answers: list[int] = []
-            for _ in range(left - _LIST):
-                answer, at = _read_int(data, at)
-                answers.append(answer)
-            if not data.startswith(_ONE_PAIR, at):
-                return None
-            reference, at = _read_int(data, at + len(_ONE_PAIR))
-            count, at = _read_int(data, at)
-        except (IndexError, UnicodeDecodeError, KeyError):
+        both = self._value(data[at:])  # a list of two lists
+        if both is UNUSUAL:
             return None
-        return (value, answers, [reference, count]) if at == size else None
+        (_, _, value), release = both
+        if type(release) is not list or len(release) != 3:
+            return None
+        word, answers, pairs = release
+        if type(word) is not int or word != RELEASE or type(answers) is not list:
+            return None
+        if type(pairs) is not list or len(pairs) != 1 or type(pairs[0]) is not list:
+            return None
+        (pair,) = pairs
+        if len(pair) != 2 or set(map(type, answers + pair)) != _ONLY_INTS:
+            return None
+        return value, answers, pair
 
     def _is_longer(self, data: bytes, size: int) -> bool:
         """Has this the head of one frame of 256 bytes or more, which is whole?"""
@@ -345,22 +341,6 @@ def _read_mine(data: bytes, at: int) -> tuple[Mine, int]:
     if at + size > len(data):
         raise IndexError(at)
     return Mine(small ^ int.from_bytes(data[at : at + size])), at + size
-
-
-def _read_int(data: bytes, at: int) -> tuple[int, int]:
-    """An int that begins at `at`.
-
-    Raises:
-        IndexError, KeyError: it is none, or a long one.
-    """
-    head = data[at]
-    at += 1
-    if head < _SHORT:
-        return head, at
-    small, size = _TARGETS[head]
-    if at + size > len(data):
-        raise IndexError(at)
-    return small ^ int.from_bytes(data[at : at + size]), at + size
 
 
 def _read_leaf(data: bytes, at: int) -> tuple[Any, int]:

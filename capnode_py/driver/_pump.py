@@ -234,6 +234,11 @@ class Pump:
         if self.polling:
             self.wake()
 
+    def drain_notes(self) -> None:
+        """Look at the notes, which may lead to something to write."""
+        while self.noted:
+            self.noted.popleft().drain_notes()
+
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
@@ -389,8 +394,8 @@ class Pump:
 
     def _turn(self, until: Settling, deadline: float | None) -> None:
         """Write, poll, and read."""
-        while self.noted:  # which may lead to something to write
-            self.noted.popleft().drain_notes()
+        if self.noted:
+            self.drain_notes()
         while self.unflushed:
             self.unflushed.popleft().flush()
         self._serve(until, deadline, self.poll(deadline))

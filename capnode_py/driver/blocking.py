@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from .._cell import FULFILLED, REJECTED, Call, Cell
 from .._errors import LimitExceeded, again
 from .._incoming import TOLD
-from .._messages import UNUSUAL, Codec, Path, Recording
+from .._messages import RESOLVE, UNUSUAL, Codec, Path, Recording
 from .._reach import DESCRIBE, FAR, IN_THREAD, callable_from_afar, reach
 from .._seam import as_cell
 from .._session import Session
@@ -55,6 +55,7 @@ logger = logging.getLogger("capnode_py.driver")
 
 T = TypeVar("T")
 
+_RELEASE_DELAY = RELEASE_DELAY * 1000  # milliseconds
 _LATE = 0.001  # seconds that an answer may wait for others, before a handler is started
 _DESCRIBED_WITHIN = 1.0  # seconds that `help()` waits for the other side
 _DEEP = 20  # handlers on one stack, below which nobody need look how much is left of it
@@ -471,10 +472,12 @@ class BlockingDriver(DescriptorDriver):
                         data = read(self._read_fd, SMALL_READ)
                     except OSError:
                         break
-                running = exchange.take(data)
-                if running is None:
+                if exchange.word(data) == RESOLVE:
                     if exchange.settle(data):
                         return
+                    break
+                running = exchange.take(data)
+                if running is None:
                     break
                 data = b""
                 id = exports.last_answer
@@ -496,17 +499,18 @@ class BlockingDriver(DescriptorDriver):
                         if written < len(frame):
                             self._write_behind([memoryview(frame)[written:]])
 
-                if until.state or pump.polling or pump.noted:
+                if pump.noted:  # a callback was dropped, which `reply` has seen to
+                    pump.drain_notes()
+                if until.state or pump.polling:
                     return
                 if deadline is not None or not (pump.calm or pump.is_calm()):
                     return
                 if outer is not NOWHERE and not outer.is_plain:
                     return
-                timeout = None
-                if pump.timers or pump.releasing:
-                    timeout = pump.timeout(None)
-                    if not timeout:
-                        return
+                if pump.timers:
+                    return
+                # What is released leaves with the next answer, or else this late.
+                timeout = _RELEASE_DELAY if pump.releasing else None
                 pump.polling = True
                 try:
                     if pump.noted:  # looked at behind the flag: later ones will wake the poll
