@@ -458,9 +458,10 @@ class BlockingDriver(DescriptorDriver):
             self._readable()
             return
         pump = self._pump
+        lock = pump.lock
         exchange = self.session.exchange
         exports = self.session.exports
-        descriptors = pump.descriptors
+        asks = type(until) is Cell  # and is no host that waits for its end
         here: Place | None = None
         tokens: Any = None
         others: Events = ()
@@ -472,7 +473,7 @@ class BlockingDriver(DescriptorDriver):
                         data = read(self._read_fd, SMALL_READ)
                     except OSError:
                         break
-                if exchange.word(data) == RESOLVE:
+                if asks and exchange.word(data) == RESOLVE:
                     if exchange.settle(data):
                         return
                     break
@@ -516,10 +517,10 @@ class BlockingDriver(DescriptorDriver):
                     if pump.noted:  # looked at behind the flag: later ones will wake the poll
                         return
                     try:
-                        pump.lock.release()
-                        events = descriptors.poll(timeout)
+                        lock.release()
+                        events = pump.descriptors.poll(timeout)
                     finally:
-                        pump.lock.acquire()
+                        lock.acquire()
                 finally:
                     pump.polling = False
                     if pump.sleeping:
