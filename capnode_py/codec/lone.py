@@ -156,11 +156,11 @@ class Lone:
                 raw = leaf(value)
             except _LEFT:
                 return None
-        head = _answer_head(id)
-        size = len(head) + len(raw)
+        frame = (_RESOLVE_2 + id.to_bytes(2) if 0xFF < id < 0x10000 else _answer_head(id)) + raw
+        size = len(frame)
         if size < _SMALL:
-            return _HEADS[size] + head + raw
-        return frame_head(size) + head + raw if size <= self._longest else None
+            return _HEADS[size] + frame
+        return frame_head(size) + frame if size <= self._longest else None
 
     def read_call(self, data: bytes, /) -> tuple[int, list[str], list[Any], bool] | None:
         """Its target, path and arguments, and whether objects (`Mine`) are among these, if `data`
@@ -244,7 +244,7 @@ class Lone:
     def read_answer(self, data: bytes, id: int, /) -> Any:
         """The value, if `data` is one frame with the answer to `id`, and nothing else; else
         UNUSUAL."""
-        head = _answer_head(id)
+        head = _RESOLVE_2 + id.to_bytes(2) if 0xFF < id < 0x10000 else _answer_head(id)
         size = len(data)
         if size <= _SHORT:
             if not data.startswith(head, 1) or data[0] != size + (_FRAME - 1):
@@ -318,6 +318,7 @@ def _long_id(id: int) -> bytes:
 
 
 def _answer_head(id: int) -> bytes:
+    """What an answer begins with. An id of two bytes, as most are, is seen to where it matters."""
     if 0xFF < id < 0x10000:
         return _RESOLVE_2 + id.to_bytes(2)
     if id < 0x100:
