@@ -594,11 +594,14 @@ def _driver_of_loop(stream: Carrier, **parts: Any) -> Driver:
         from .driver.messages import MessageDriver
 
         return MessageDriver(**parts)
-    if isinstance(stream, tuple) and not on_trio:
-        from .driver.asyncio import AsyncioDriver
+    if not isinstance(stream, tuple):
+        from .driver.anyio import AnyioDriver
 
-        return AsyncioDriver(*stream, **parts)
+        return AnyioDriver(stream, **parts)
+    if on_trio:
+        from .driver.trio import TrioDriver
 
-    from .driver.anyio import AnyioDriver, DescriptorStream
+        return TrioDriver(*stream, **parts)
+    from .driver.asyncio import AsyncioDriver
 
-    return AnyioDriver(DescriptorStream(*stream) if isinstance(stream, tuple) else stream, **parts)
+    return AsyncioDriver(*stream, **parts)

@@ -180,14 +180,14 @@ class DescriptorDriver(Driver):
         self._unwritten.extend(pieces)
         if not idle:
             self.session.unsent += sum(map(len, pieces))
-        elif self._write_some() is None:
-            return
-        elif self._unwritten:
-            self.session.unsent = sum(map(len, self._unwritten))
-            self._watch_age()
-            self.watch_writing()
-        elif self._drained or self.session.kept:
-            self.wrote(0)
+        elif self._write_some() is not None:
+            unsent = 0
+            if self._unwritten:
+                unsent = self.session.unsent = sum(map(len, self._unwritten))
+                self._watch_age()
+                self.watch_writing()
+            if self._drained or self.session.kept:
+                self.wrote(unsent)
 
     def _write_some(self) -> int | None:
         """Write what the descriptor takes, within a turn's measure. Returns how much; None if the

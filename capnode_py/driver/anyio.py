@@ -1,4 +1,4 @@
-"""The general driver: trio, and any `anyio.abc.ByteStream` on any loop.
+"""The general driver: any `anyio.abc.ByteStream`, on any loop.
 
 Reader, writer and handlers are tasks of the connection's own, so that a door can be opened in one
 task and closed in another. They are in no task group: trio raises a KeyboardInterrupt in any task
@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import threading
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import cache, partial
@@ -118,7 +119,82 @@ class LoopDriver(Driver):
         return anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._workers)
 
 
-class AnyioDriver(LoopDriver):
+class TaskDriver(LoopDriver):
+    """One that has tasks, which end with its stream."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._over = anyio.Event()
+        self._stream_closed = anyio.Event()
+        self._scopes: set[anyio.CancelScope] = set()
+        self._tasks_ended = anyio.Event()
+        super().__init__(**settings)
+        self.background(self._serve)
+
+    @abstractmethod
+    async def _close_stream(self) -> None:
+        """Close it, for good. What it raises here must not leave this task: on trio it would end
+        the program."""
+
+    def served(self) -> None:
+        """Nothing is left of this connection."""
+
+    def after(self, seconds: float, run: Callable[[], None]) -> None:
+        self._start(partial(self._run_after, seconds, run))
+
+    async def _run_after(self, seconds: float, run: Callable[[], object]) -> None:
+        await anyio.sleep(seconds)
+        run()
+
+    def launch(self) -> None:
+        self._start(self._run_oldest)
+
+    def _start(self, run: Callable[[], Coroutine[Any, Any, None]]) -> anyio.CancelScope:
+        """Run a task that ends with the stream, or when what this gives is cancelled."""
+        scope = anyio.CancelScope()
+        if not self._over.is_set():
+            self._scopes.add(scope)
+            self.background(partial(self._run_in, scope, run))
+        return scope
+
+    async def _run_in(
+        self, scope: anyio.CancelScope, run: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        try:
+            with scope:
+                await run()
+        except Exception:
+            logger.exception("a bug in capnode_py ends the session; please report it")
+            self._over.set()
+        finally:
+            self._scopes.discard(scope)
+            if not self._scopes:
+                self._tasks_ended.set()
+
+    async def _serve(self) -> None:
+        try:
+            await self._over.wait()
+        finally:
+            self._over.set()  # the loop itself may be ending
+            for scope in tuple(self._scopes):
+                scope.cancel()
+            with anyio.CancelScope(shield=True):
+                if self._scopes:
+                    self._tasks_ended = anyio.Event()
+                    await self._tasks_ended.wait()
+                await self._close_stream()
+            if self.session.error is None:  # the loop itself is ending
+                self.session.end(PeerLost(LOOP_ENDED))
+            self._stream_closed.set()
+            self.served()
+
+    def release_stream(self) -> None:
+        self._over.set()
+
+    async def stream_closed(self) -> None:
+        await self._stream_closed.wait()
+
+
+class AnyioDriver(TaskDriver):
     """See the module. The driver owns `stream`, and closes it."""
 
     def __init__(self, stream: Stream, **settings: Any) -> None:
@@ -129,14 +205,9 @@ class AnyioDriver(LoopDriver):
         self._something = anyio.Event()
         self._written = anyio.Event()
         self._eof = anyio.Event()
-        self._over = anyio.Event()
-        self._stream_closed = anyio.Event()
-        self._scopes: set[anyio.CancelScope] = set()
-        self._tasks_ended = anyio.Event()
         self._progress = 0
         self._write_ended = self._served = False
         super().__init__(**settings)
-        self.background(self._serve)
         for run in (
             self._read,
             self._write,
@@ -170,13 +241,6 @@ class AnyioDriver(LoopDriver):
             self._errand = anyio.Event()
             self._do_errands()
 
-    def after(self, seconds: float, run: Callable[[], None]) -> None:
-        self._start(partial(self._run_after, seconds, run))
-
-    async def _run_after(self, seconds: float, run: Callable[[], None]) -> None:
-        await anyio.sleep(seconds)
-        run()
-
     # Turns.
 
     def wake(self) -> None:
@@ -197,59 +261,16 @@ class AnyioDriver(LoopDriver):
             self._releasing = False
             self.wake()
 
-    # Handlers.
-
-    def launch(self) -> None:
-        self._start(self._run_oldest)
-
-    # Tasks.
-
-    def _start(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a task that ends with the stream."""
-        if not self._over.is_set():
-            scope = anyio.CancelScope()
-            self._scopes.add(scope)
-            self.background(partial(self._run_in, scope, run))
-
-    async def _run_in(
-        self, scope: anyio.CancelScope, run: Callable[[], Coroutine[Any, Any, None]]
-    ) -> None:
-        try:
-            with scope:
-                await run()
-        except Exception:
-            logger.exception("a bug in capnode_py ends the session; please report it")
-            self._over.set()
-        finally:
-            self._scopes.discard(scope)
-            if not self._scopes:
-                self._tasks_ended.set()
-
-    async def _serve(self) -> None:
-        try:
-            await self._over.wait()
-        finally:
-            self._over.set()  # the loop itself may be ending
-            for scope in tuple(self._scopes):
-                scope.cancel()
-            with anyio.CancelScope(shield=True):
-                if self._scopes:
-                    self._tasks_ended = anyio.Event()
-                    await self._tasks_ended.wait()
-                await self._close_stream()
-            if self.session.error is None:  # the loop itself is ending
-                self.session.end(PeerLost(LOOP_ENDED))
-            self._served = True
-            self._stream_closed.set()
-            self._do_errands()
-
     async def _close_stream(self) -> None:
-        """What a stream raises here must not leave this task: on trio it would end the program."""
         try:
             with contextlib.suppress(*_BROKEN):  # it is gone already
                 await anyio.aclose_forcefully(self._stream)  # type: ignore[arg-type]
         except Exception:
             logger.exception("closing the stream failed")
+
+    def served(self) -> None:
+        self._served = True
+        self._do_errands()
 
     async def _read(self) -> None:
         cause: BaseException | None = None
@@ -319,12 +340,6 @@ class AnyioDriver(LoopDriver):
         self._write_ended = True
         with contextlib.suppress(*_BROKEN, NotImplementedError):  # gone, or knows no half-close
             await self._stream.send_eof()
-
-    def release_stream(self) -> None:
-        self._over.set()
-
-    async def stream_closed(self) -> None:
-        await self._stream_closed.wait()
 
 
 def _set(event: anyio.Event, _cell: Cell) -> None:

@@ -69,6 +69,19 @@ async def test_a_call_beyond_max_unsent_raises_and_drain_waits(driver):
     await peer.aclose()
 
 
+async def test_drain_returns_when_what_the_stream_has_not_taken_is_little(driver):
+    """Nobody reads, and what was called is not written when it begins to wait."""
+    limits = Limits(close_timeout=0.05)
+    peer, theirs = await raw_peer(limits)
+    with theirs:
+        peer.notify(peer.index.take, bytes(400 * KIB))
+        assert peer.stats().unsent_bytes > limits.low_water
+        with anyio.fail_after(10):
+            await peer.drain()
+        assert 0 < peer.stats().unsent_bytes <= limits.low_water
+        await peer.aclose()
+
+
 async def test_drain_returns_at_once_when_nothing_waits_and_when_it_is_over(any_road):
     near, _ = await any_road.open()
     await near.drain()

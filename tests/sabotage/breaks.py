@@ -1971,6 +1971,15 @@ BREAKS = [
         ("lone::of_a_buffer_the_bytes_are_written_as_they_are_now",),
     ),
     Break(
+        "13",
+        "who waits for room is not told of what the stream takes at once",
+        "driver/_descriptor.py",
+        "            if self._drained or self.session.kept:\n                self.wrote(unsent)\n",
+        "            if not unsent and (self._drained or self.session.kept):\n"
+        "                self.wrote(unsent)\n",
+        ("drivers/limits::drain_returns_when_what_the_stream_has_not_taken_is_little[asyncio]",),
+    ),
+    Break(
         "3",
         "a poll begins behind a note of the collector",
         "driver/_pump.py",
