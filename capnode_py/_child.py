@@ -19,6 +19,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from ._errors import CapnodeError, PeerDied, PeerLost
 from ._start import Recipe, Started, signal_group
+from .driver._base import LOOP_ENDED
 
 if TYPE_CHECKING:
     from .driver._base import Driver
@@ -161,6 +163,19 @@ class Child:
         if driver.session.error is None:
             driver.lost()
 
+    def warn_if_left(self, end: str, instead: str) -> None:
+        """Its loop, or the program, has ended: has anybody closed its peer?
+
+        The warning is of the line that started it. Where warnings are errors it is one as those of
+        finalizers are: it is told, and breaks nothing.
+        """
+        driver = self._driver
+        error = driver.session.error
+        if driver.asked_to_close or (error is not None and str(error) != LOOP_ENDED):
+            return
+        message = f"{self._what()} was never closed, and {end}: write {instead}"
+        _Left(message, self._recipe.site)
+
     # What became of it.
 
     async def _explain(self, error: PeerLost) -> PeerLost:
@@ -246,6 +261,17 @@ class Child:
         if not await self._driver.within(_STDERR_WAIT, self._silent.wait):
             self._stop_hearing()
             await self._silent.wait()
+
+
+class _Left:
+    """Warns in its end."""
+
+    def __init__(self, message: str, site: tuple[str, int]) -> None:
+        self._message = message
+        self._site = site
+
+    def __del__(self) -> None:
+        warnings.warn_explicit(self._message, ResourceWarning, *self._site)
 
 
 def _signal_name(number: int) -> str:

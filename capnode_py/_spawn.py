@@ -16,7 +16,8 @@ from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
 from ._peer import I_co, Interface, Peer, check_interface, make_peer
 from ._start import Channel, Command, Recipe, Started, Stderr, recipe, request_logs, start
-from .driver.anyio import LOOP_ENDED, in_trio, start_background
+from .driver._base import LOOP_ENDED
+from .driver.anyio import in_trio, start_background
 
 if TYPE_CHECKING:
     from .driver._base import Driver
@@ -174,6 +175,10 @@ async def _watch(child: Child, pidfd: int, gone: Callable[[], object], driver: D
     async def seen_out() -> None:
         await driver.within(_ENDING_WAIT, ended)
         await driver.wait_closed()
+        child.warn_if_left(
+            "its event loop has ended",
+            "async with capnode.spawn(...) as peer, or await peer.aclose()",
+        )
 
     try:
         await ended()

@@ -14,10 +14,12 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 from ._arguments import check_for_system
@@ -62,6 +64,7 @@ class Recipe:
     Attributes:
         settings: of the connection.
         logs: the level of the log records that it is to send; None if none.
+        site: the file and the line that asked for it.
         The others: see `capnode_py.spawn`.
     """
 
@@ -73,6 +76,7 @@ class Recipe:
     stderr: Stderr
     channel: Channel
     logs: int | None
+    site: tuple[str, int]
 
 
 def recipe(
@@ -132,7 +136,19 @@ def recipe(
         stderr=stderr,
         channel=channel,
         logs=None if logs is False else 0 if logs is True else logs,
+        site=_site(),
     )
+
+
+def _site() -> tuple[str, int]:
+    """Where the user's own code has asked for it."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return ("?", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
+
+
+_PACKAGE = os.path.dirname(__file__) + os.sep
 
 
 def recipe_of(door: str, argv: Command, options: SpawnOptions) -> Recipe:
@@ -222,7 +238,7 @@ def _check_environment(name: str, variables: Any) -> None:
         raise TypeError(f"{name}= takes a dict of strings, not {variables!r}")
     for key, value in variables.items():
         if not isinstance(key, str):
-            raise TypeError(f"{name}= takes names of text, not {key!r}")
+            raise TypeError(f"{name}= takes strings, and the name {key!r} is none")
         if not isinstance(value, str):  # which may be secret
             raise TypeError(
                 f"{name}= takes strings, and {key!r} is of type {type(value).__name__}: write "

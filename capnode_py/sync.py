@@ -9,6 +9,7 @@ other side calls meanwhile; see `Peer`.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -32,6 +33,7 @@ from typing import (
     final,
     overload,
 )
+from weakref import WeakSet
 
 from ._addresses import (
     Address,
@@ -364,6 +366,7 @@ def _spawned(kind: type[S], how: Recipe) -> S:
             peer = _make(kind, started.fds, how.settings)
             peer.pid = started.process.pid
             peer._child = _watched(started, how, peer._driver, pump, withdraw)
+        _spawned_here.add(peer)
     except BaseException:
         withdraw()
         started.undo()
@@ -408,6 +411,19 @@ def _watched(
         pump.watch_reading(started.stderr, hear)
     pump.watch_reading(started.pidfd, look)
     return child
+
+
+_spawned_here: WeakSet[SpawnedPeer] = WeakSet()
+
+
+@atexit.register
+def _warn_of_children() -> None:
+    """The program ends: which children has nobody closed?"""
+    for peer in list(_spawned_here):
+        if not peer._driver.forked:
+            peer._child.warn_if_left(
+                "the program ends", "with capnode.sync.spawn(...) as peer, or peer.close()"
+            )
 
 
 def connect(

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("capnode_py.driver")
 
+LOOP_ENDED = "the event loop has ended"
+
 RELEASE_DELAY = 0.01
 """Seconds that a release may wait for a frame that leaves anyway."""
 
@@ -86,6 +88,7 @@ class Driver:
     Attributes:
         session: the engine.
         peer: what handlers see as `current_peer()`.
+        asked_to_close: somebody has closed it, and not its end.
         explain: finds out why the stream ended (a child died); None: `PeerLost` as it stands.
         finalize: a step of closing, before the stream is released (a child is seen out).
         starting: the calls that wait for their task, and what each is to await, if it has begun.
@@ -119,6 +122,7 @@ class Driver:
         self._flushing = False
         self._releasing = False
         self._closing = False
+        self.asked_to_close = False
         self._opened = self.make_event()
         self._closed = self.make_event()
         self._idle: list[Event] = []
@@ -629,6 +633,7 @@ class Driver:
 
     async def aclose(self) -> None:
         """Close, and wait until that is done. Never raises for a peer that died."""
+        self.asked_to_close = True
         self.close(PeerClosed("this side has closed the connection"))
         await self.shielded(self._closed.wait)
 

@@ -31,7 +31,7 @@ from .._cell import Call, Cell
 from .._errors import PeerLost
 from .._long import flat
 from .._session import Session
-from ._base import RELEASE_DELAY, Driver, end_writing
+from ._base import LOOP_ENDED, RELEASE_DELAY, Driver, end_writing
 
 logger = logging.getLogger("capnode_py.driver")
 
@@ -46,9 +46,6 @@ class Stream(Protocol):
     async def send(self, item: bytes, /) -> None: ...
     async def send_eof(self) -> None: ...
     async def aclose(self) -> None: ...
-
-
-LOOP_ENDED = "the event loop has ended"
 
 
 class LoopDriver(Driver):

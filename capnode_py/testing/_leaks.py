@@ -26,8 +26,8 @@ from .. import _peer
 from .._errors import PeerClosed, PeerLost
 from .._leaks import entries_of, leak_report, trace_references
 from .._peer import AnyPeer, Peer
+from ..driver._base import LOOP_ENDED
 from ..driver._pump import the_pump
-from ..driver.anyio import LOOP_ENDED
 from ._census import (
     Census,
     coroutine_of,

@@ -109,7 +109,7 @@ CASES: list[Case] = [
     (CHILD, "cwd", "\ud800", ValueError, r"cwd='\\ud800': it cannot be encoded"),
     (CHILD, "env", [("A", "b")], TypeError, "env= takes a dict of strings, not"),
     (CHILD, "env", {"A": b"secret"}, TypeError, r"'A' is of type bytes: write str\(value\), or le"),
-    (CHILD, "env", {b"A": "b"}, TypeError, "env= takes names of text, not b'A'"),
+    (CHILD, "env", {b"A": "b"}, TypeError, "env= takes strings, and the name b'A' is none"),
     (CHILD, "env", {"A=B": "c"}, ValueError, "env= with the name 'A=B': one has no '='"),
     (CHILD, "env", {"": "c"}, ValueError, "env= with the name '': .* not empty"),
     (CHILD, "env", {"A": "secret\0"}, ValueError, "env=, the value of 'A': there is a NUL in it, "),

@@ -405,10 +405,11 @@ def test_a_child_that_is_busy_goes_with_the_loop_that_was_left(tmp_path):
 
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop", "trio"])
 def test_a_child_whose_peer_nobody_has_closed_goes_with_the_loop(kind):
-    """And what it has open here."""
+    """And what it has open here. A warning names the line that started it."""
     loop = pytest.importorskip(kind)
 
     async def forget() -> int:
+        sites.append(sys._getframe().f_lineno + 1)
         peer = await capnode.spawn(PLUGIN, limits=Limits(close_timeout=0.05))
         await peer.ping()
         return peer.pid or 0
@@ -416,9 +417,13 @@ def test_a_child_whose_peer_nobody_has_closed_goes_with_the_loop(kind):
     def run(main: Callable[[], Any]) -> Any:
         return loop.run(main) if kind == "trio" else loop.run(main())
 
+    sites: list[int] = []
     run(anyio.lowlevel.checkpoint)  # what the first loop opens stays
     before = set(os.listdir("/proc/self/fd"))
-    pid = run(forget)
+    told = r"plugin.py \(pid \d+\) was never closed, and its event loop has ended: write async with"
+    with pytest.warns(ResourceWarning, match=told) as warned:
+        pid = run(forget)
+    assert [(one.filename, one.lineno) for one in warned] == [(__file__, sites[0])]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert set(os.listdir("/proc/self/fd")) == before

@@ -215,6 +215,7 @@ OPTIONS = {
     "pytest-trio": ("-p", "no:asyncio", "-o", "trio_mode=true"),
 }
 PYTEST = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-W", "error"]
+PYTEST += ["-W", "ignore:the child :ResourceWarning"]  # "was never closed", as is told here
 NEEDS = {"anyio-trio": "trio", "pytest-asyncio": "pytest_asyncio", "pytest-trio": "pytest_trio"}
 
 

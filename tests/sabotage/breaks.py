@@ -1713,6 +1713,25 @@ BREAKS = [
         "",
         ("drivers/arguments::a_command_with_a_nul_is_told_at_once",),
     ),
+    Break(
+        "child",
+        "a child that nobody has closed goes without a word",
+        "_child.py",
+        "        _Left(message, self._recipe.site)\n",
+        "",
+        (
+            "drivers/spawn::a_child_whose_peer_nobody_has_closed_goes_with_the_loop[asyncio]",
+            "sync/spawn::a_child_whose_peer_nobody_has_closed_is_told_when_the_program_ends",
+        ),
+    ),
+    Break(
+        "child",
+        "a child that a task of the ending loop closes is told as left",
+        "_child.py",
+        "        if driver.asked_to_close or (",
+        "        if (",
+        ("drivers/spawn::a_child_that_is_busy_goes_with_the_loop_that_was_left",),
+    ),
     # The other dialect.
     Break(
         "web",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -85,6 +86,37 @@ def test_a_start_that_fails_leaves_nothing():
         capnode.sync.spawn([sys.executable, "-c", "raise SystemExit(4)"])
     with pytest.raises(TypeError, match="takes a list"):
         capnode.sync.spawn("python plugin.py")
+
+
+FORGETS = """
+import sys, capnode_py as capnode
+
+def start(n):
+    argv = [sys.executable, sys.argv[1], "sync"]
+    return capnode.sync.spawn(argv, stderr="capture", nickname=f"number {n}")
+
+forgotten, closed, died = map(start, range(3))
+closed.close()
+try:
+    died.index.die(3)
+except capnode.PeerDied:
+    pass
+"""
+
+
+def test_a_child_whose_peer_nobody_has_closed_is_told_when_the_program_ends(tmp_path):
+    script = tmp_path / "forgets.py"
+    script.write_text(FORGETS)
+    done = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", script, PLUGIN[1]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    warning, line = done.stderr.splitlines()
+    assert warning.startswith(f"{script}:6: ResourceWarning: the child {shlex.join(PLUGIN)} sync")
+    assert "was never closed, and the program ends: write with capnode.sync.spawn" in warning
+    assert "return capnode.sync.spawn(" in line
 
 
 def test_a_time_limit_withdraws_the_call_and_leaves_a_usable_peer(looped):
