@@ -16,6 +16,7 @@ MAGIC = b"\xd9\xd9\xf7"
 """CBOR's self-described tag (RFC 8949, 3.4.6)."""
 
 _BYTE_STRING = 0x40
+_LONG_HEADS = (_BYTE_STRING + 26, _BYTE_STRING + 27)
 _LENGTH_BYTES = {24: 1, 25: 2, 26: 4, 27: 8}
 
 
@@ -73,7 +74,13 @@ class Cutter:
                 if length == size - 3:
                     return [data[3:]]
         frames: list[bytes | LongFrame] = []
-        if self._long is not None:
+        if self.between and len(data) and data[0] in _LONG_HEADS:  # a view is not copied first
+            start, end = self._frame_at(data, 0)
+            if end - start > LONG_FRAME:
+                self.between = False
+                come = memoryview(data)[start:]
+                data = data[start + self._go_on(LongFrame(end - start), come, frames) :]
+        elif self._long is not None:
             data = data[self._go_on(self._long, memoryview(data), frames) :]
         elif self._rest:
             self._rest += data
@@ -171,7 +178,7 @@ class Cutter:
             )
         )
 
-    def _frame_at(self, data: bytes, position: int) -> tuple[int, int]:
+    def _frame_at(self, data: bytes | memoryview, position: int) -> tuple[int, int]:
         """Where the content of the frame starts and ends; both beyond the data while unknown."""
         head = data[position]
         width = _LENGTH_BYTES.get(head - _BYTE_STRING)

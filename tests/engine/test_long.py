@@ -136,6 +136,19 @@ def test_what_is_long_on_the_wire_is_one_object_here() -> None:
     assert len(item.rest()) < 100
 
 
+def test_what_is_long_is_copied_once_on_its_way_into_its_object() -> None:
+    codec = a_codec()
+    frame = bytes(codec.frame([codec.resolve(1, DATA, no_refs)]))
+    tracemalloc.start()
+    try:
+        (item,) = codec.feed(memoryview(frame))
+        assert tracemalloc.get_traced_memory()[1] < 1.2 * len(DATA)
+    finally:
+        tracemalloc.stop()
+    assert isinstance(item, LongFrame)
+    assert item.strings == [DATA]
+
+
 def test_nothing_is_allocated_for_a_size_that_is_only_claimed() -> None:
     codec = a_codec()
     head = frame_head(128 << 20) + b"\x81\x83\x05\x01\x5a\x07\x00\x00\x00"
