@@ -7,7 +7,7 @@ for long, unless C code never lets go of the interpreter. (`PR_SET_PDEATHSIG` wo
 the kernel, but follows the *thread* that started the child.)
 
 While there is work, the same thread looks every second whether the event loop turns, and says which
-handler blocks it.
+handler blocks it; or, if calls begin all the while, with how much the loop is busy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ EX_UNAVAILABLE = 69
 GRACE = 5.0  # seconds from the end of the parent to the interrupt, and from there to the end
 LOOKS_EVERY = 1.0  # seconds; a loop that is stuck from one look to the next is reported
 
-_DRIVERS = os.path.join(os.path.dirname(__file__), "driver", "")
+_PACKAGE = os.path.join(os.path.dirname(__file__), "")
+_DRIVERS = os.path.join(_PACKAGE, "driver", "")
+_LIBRARY = os.path.join(os.path.dirname(os.__file__), "")
+_SITE = os.path.join(_LIBRARY, "site-packages", "")
 
 
 class Watchdog:
@@ -50,15 +53,11 @@ class Watchdog:
 
     def __init__(self, fd: int, driver: Driver, *, has_loop: bool) -> None:
         self.interrupted = False
-        self._driver = driver
         self._fd = -1 if fd < 0 else os.dup(fd)
         self._stop_read, self._stop_write = os.pipe()
-        self._thread_of_loop = threading.get_ident()
+        self._look = Look(driver)
         self._has_loop = has_loop
         self._serving = True
-        self._bytes = 0
-        self._asked = 0.0  # when the loop was asked to answer; 0: it is not asked
-        self._said = False
         self._thread = threading.Thread(target=self._run, name="capnode watchdog", daemon=True)
         self._thread.start()
 
@@ -102,7 +101,7 @@ class Watchdog:
                 return False
             if events.get(self._fd, 0) & ~select.POLLIN:
                 return True
-            awake = self._has_loop and self._serving and (bool(events) or self._look())
+            awake = self._has_loop and self._serving and (bool(events) or self._look.again())
 
     def _stopped_within(self, seconds: float) -> bool:
         poll = select.poll()
@@ -111,54 +110,110 @@ class Watchdog:
 
     def _interrupt(self) -> None:
         logger.warning(
-            "the parent is gone, and %s blocks: interrupting it", self._where_it_blocks()
+            "the parent is gone, and %s blocks: interrupting it",
+            self._look.where() or "capnode_py itself",
         )
         self.interrupted = True
         main = threading.main_thread()
         if main.is_alive() and main.ident is not None:
             signal.pthread_kill(main.ident, signal.SIGINT)
 
-    # A loop that does not turn.
 
-    def _look(self) -> bool:
+class Look:
+    """A loop, looked at from another thread.
+
+    Args:
+        driver: a connection that lives there; made in this thread.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._thread_of_loop = threading.get_ident()
+        self._bytes = 0
+        self._asked = 0.0  # when the loop was asked to answer; 0: it is not asked
+        self._began = self._progress = (0, 0)  # what had come by then, and by the last look
+        self._moved = 0.0  # when a look has last seen more
+        self._said_busy = self._said_blocked = False
+
+    def again(self) -> bool:
         """Is the loop stuck? False: it has nothing to do."""
         driver = self._driver
         if self._asked:
-            if not self._said:
-                self._said = True
-                logger.warning(
-                    "%s has blocked the event loop for more than %.0f s. Other calls, pings and "
-                    "the end of this program wait for it: make it async, or decorate it with "
-                    "@capnode.in_thread",
-                    self._where_it_blocks(),
-                    time.monotonic() - self._asked,
-                )
+            self._tell()
             return True
         received = driver.session.bytes_received
         if received == self._bytes and not driver.is_busy:
             return False
         self._bytes = received
-        self._asked = time.monotonic()
+        self._began = self._progress = self._come()
+        self._asked = self._moved = time.monotonic()
         driver.soon(self._answer)
         return True
 
+    def _come(self) -> tuple[int, int]:
+        """How many calls have begun, one by one; and how many messages have come, by frames."""
+        session = self._driver.session
+        return session.exports.last_answer, session.incoming.messages
+
+    def _tell(self) -> None:
+        """The loop has not answered since the last look: what is it at?"""
+        where = self.where()
+        come, now = self._come(), time.monotonic()
+        if come == self._progress and where is not None:
+            if not self._said_blocked:
+                self._said_blocked = True
+                logger.warning(
+                    "%s has blocked the event loop for more than %.0f s. Other calls, pings and "
+                    "the end of this program wait for it: make it async, or decorate it with "
+                    "@capnode.in_thread",
+                    where,
+                    now - self._moved,
+                )
+            return
+        if not self._said_busy:
+            self._said_busy = True
+            logger.warning(
+                "the event loop has been busy with %d messages for more than %.0f s, now in %s. "
+                "None of them blocks it, but other calls, pings and the end of this program wait "
+                "for them all: send less at once",
+                max(1, *(new - old for new, old in zip(come, self._began, strict=True))),
+                now - self._asked,
+                where or "capnode_py itself",
+            )
+        self._progress, self._moved = come, now
+
     def _answer(self) -> None:
-        if self._said:
-            self._said = False
+        if self._said_busy or self._said_blocked:
+            self._said_busy = self._said_blocked = False
             logger.warning("the event loop goes on, after %.1f s", time.monotonic() - self._asked)
         self._asked = 0.0
 
-    def _where_it_blocks(self) -> str:
-        """The handler that runs in the thread of the loop."""
+    def where(self) -> str | None:
+        """The handler that runs in the thread of the loop; None: the library is at work there."""
         innermost = sys._current_frames().get(self._thread_of_loop)
-        inner, frame = innermost, innermost
-        while frame is not None and not frame.f_code.co_filename.startswith(_DRIVERS):
-            inner, frame = frame, frame.f_back
-        if innermost is None:
-            return "something"
-        if inner is None or frame is None or frame is innermost:
-            return f"something ({_place(innermost)})"
-        return f"{inner.f_code.co_qualname} ({_place(inner)})"
+        return "something" if innermost is None else at_work(innermost)
+
+
+def at_work(innermost: FrameType) -> str | None:
+    """Whose code the innermost driver has called, of this stack; None: only our own.
+
+    That is a handler, or, behind some of the engine, what the engine calls: a property, the method
+    behind a facade. The library of Python serves us there.
+    """
+    called: list[FrameType] = []
+    frame: FrameType | None = innermost
+    while frame is not None and not frame.f_code.co_filename.startswith(_DRIVERS):
+        called.append(frame)
+        frame = frame.f_back
+    if frame is None or not called:  # a task of the program's, or what has no frame
+        return f"something ({_place(innermost)})"
+    handler, *deeper = reversed(called)
+    for inner in (handler, *deeper):
+        path = inner.f_code.co_filename
+        ours = path.startswith(_PACKAGE)
+        if not ours and (inner is handler or not path.startswith(_LIBRARY) or _SITE in path):
+            return f"{inner.f_code.co_qualname} ({_place(inner)})"
+    return None
 
 
 def _place(frame: FrameType) -> str:

@@ -744,6 +744,18 @@ async def test_a_handler_that_blocks_the_loop_is_named_on_stderr(driver, start):
     assert peer.stderr_tail.startswith("the event loop goes on, after ")
 
 
+@pytest.mark.drivers("asyncio")
+async def test_a_burst_of_calls_that_keeps_the_loop_busy_is_told_as_what_it_is(driver):
+    async with capnode.spawn([*LIFE, "loop", "hasty"], stderr="capture") as peer:
+        calls = [peer.index.work_until_it_is_said() for _ in range(2000)]  # in one frame
+        said = [await call for call in calls][-1]
+    told = r"the event loop has been busy with (\d+) messages for more than 0 s, now in (.*)\. None"
+    found = re.match(told, said)
+    assert found is not None, said
+    assert 1 < int(found[1]) <= 2000
+    assert re.match(r"Life\.work_until_it_is_said \(life\.py:\d+\)", found[2])
+
+
 # Many.
 
 

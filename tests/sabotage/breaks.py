@@ -1702,7 +1702,7 @@ BREAKS = [
         "what a program does after serving is taken for what hangs",
         "_watchdog.py",
         "            if self._serving or _main_thread_has_ended():\n",
-        "            if self._driver:\n",
+        "            if True:\n",
         ("drivers/stdio::a_program_may_take_its_time_after_serving[loop]",),
     ),
     Break(
@@ -1739,6 +1739,24 @@ BREAKS = [
         "        if driver.asked_to_close or (",
         "        if (",
         ("drivers/spawn::a_child_that_is_busy_goes_with_the_loop_that_was_left",),
+    ),
+    Break(
+        "child",
+        "of many calls that come at once, the one that is just running is told to block the loop",
+        "_watchdog.py",
+        "        if come == self._progress and where is not None:\n",
+        "        if where is not None:\n",
+        (
+            "drivers/child_life::a_burst_of_calls_that_keeps_the_loop_busy_is_told_as_what_it_is[asyncio]",
+        ),
+    ),
+    Break(
+        "child",
+        "the library's own code is told to be a handler that blocks",
+        "_watchdog.py",
+        "        if not ours and (inner is handler",
+        "        if (inner is handler",
+        ("watchdog::none_of_our_own_code_is_told_to_block[decode]",),
     ),
     # The other dialect.
     Break(

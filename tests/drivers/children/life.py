@@ -25,14 +25,21 @@ def sleep(seconds: float) -> None:
 
 
 class _Said(logging.Handler):
-    def __init__(self) -> None:
+    """Hears the first record that has the word in it."""
+
+    def __init__(self, word: str = "") -> None:
         super().__init__()
         self.heard = threading.Event()
         self.text = ""
+        self._word = word
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.text = record.getMessage()
-        self.heard.set()
+        if self._word in record.getMessage() and not self.text:
+            self.text = record.getMessage()
+            self.heard.set()
+
+
+_busy = _Said("busy")
 
 
 class Life(capnode.Target):
@@ -75,6 +82,14 @@ class Life(capnode.Target):
         finally:
             logger.removeHandler(said)
         return said.text
+
+    def work_until_it_is_said(self) -> str:
+        """One of many calls, each short, until the log has told that they are many."""
+        logger = logging.getLogger("capnode_py.stdio")
+        if not _busy.heard.is_set():
+            logger.addHandler(_busy)  # which is there already, but for the first call
+            sleep(0.005)
+        return _busy.text
 
     def block_quietly(self) -> None:
         """And tell what ends it."""
