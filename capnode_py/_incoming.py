@@ -40,7 +40,7 @@ from ._messages import (
     Recording,
 )
 from ._payload import Holes, Payload, bad_payload
-from ._reach import plain_function
+from ._reach import ATOMS, plain_function
 from ._router import Router
 from ._seam import Seam
 from ._stub import Promise, Stub
@@ -103,7 +103,8 @@ class Incoming:
         self._get_index = seam.get_index
         self._driver = driver
         self._run = driver.run
-        self._starting = driver.starting
+        # Where handlers wait in place, usual calls queue behind those that wait for their start.
+        self._starting = () if driver.waits_in_place else driver.starting
         self._kept = router.kept
         self._backlog = session.backlog
         self._high_water = high_water
@@ -221,7 +222,9 @@ class Incoming:
         """The function of a usual call has returned this, or what it returned was awaited."""
         entries = self._exports.entries
         if entries.get(id) is not running or type(result) is Promise:
-            self._session.finish(self._session.in_full(id, running), result)
+            # Else it was released, and nobody waits for it.
+            if running[3] is not None or id in entries or type(result) not in ATOMS:
+                self._session.finish(self._session.in_full(id, running), result)
         elif running[2][0] == CALL:
             entries[id] = (result, PULLED)
             self._answer_with(id, result)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from ._cap_ids import redacted
 from ._cell import FULFILLED, PULLED, REJECTED, UNDECIDED, Answer, Call, Cell
@@ -131,9 +131,11 @@ class Export:
 Running = list[Any]
 Done = tuple[Any, int]
 """The answer of a usual call (`Incoming._usual_call`): first its function, target and message, and
-the `Answer` that it has become, or None; then its value, and `pulled` if that was sent. Most are
-not named before they are released, and need be no more than this; one that is becomes an `Answer`
-(`ExportTable.find`)."""
+the `Answer` that it has become, or None, or `QUEUED`; then its value, and `pulled` if that was
+sent. Most are not named before they are released, and need be no more than this; one that is
+becomes an `Answer` (`ExportTable.find`)."""
+QUEUED = object()
+"""It waits for its start."""
 
 
 class ExportTable:
@@ -193,17 +195,17 @@ class ExportTable:
 
     def in_full(self, id: int, entry: Running | Done) -> Answer:
         """The answer that `entry` stands for."""
-        if isinstance(entry, list) and entry[3] is not None:
-            return cast(Answer, entry[3])
+        if isinstance(entry, list) and type(entry[3]) is Answer:
+            return entry[3]
         answer = Answer(self._session, id)
         if isinstance(entry, tuple):
             answer.state = FULFILLED
             answer.value, answer.pulled = entry
         else:
-            _, target, (word, _, path, args), _ = entry
+            _, target, (word, _, path, args), queued = entry
             answer.pulled = PULLED if word == CALL else UNDECIDED
             answer.task = call = Call(self._session, target, tuple(path), args, {}, answer)
-            call.started = True
+            call.started = queued is None
             entry[3] = answer
         return answer
 

@@ -115,7 +115,7 @@ class Driver:
         self.peer: Any = None
         self.explain: Explain | None = None
         self.finalize: Callable[[], Coroutine[Any, Any, None]] | None = None
-        self.starting: deque[tuple[Call | Cell, Any]] = deque()
+        self.starting: deque[tuple[Any, Any]] = deque()
         self._running: set[Call] = set()
         self._telling = 0
         self._in_turn = False

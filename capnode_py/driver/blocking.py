@@ -32,7 +32,7 @@ from .._reach import DESCRIBE, FAR, IN_THREAD, callable_from_afar, reach
 from .._seam import as_cell
 from .._session import Session
 from .._stub import Promise, Stub
-from .._tables import Running
+from .._tables import QUEUED, Running
 from ._base import PLAIN, RELEASE_DELAY, current, is_to_await, start_map
 from ._descriptor import SMALL_READ, STAYS, DescriptorDriver
 from ._interrupts import edge
@@ -425,11 +425,17 @@ class BlockingDriver(DescriptorDriver):
     def run(self, id: int, running: Running) -> Any:
         incoming = self.session.incoming
         pump = self._pump
-        here = place.get()
-        if running[2] is not incoming.last or pump.jobs or self._busy or here.depth > _DEEP:
-            call = self.session.in_full(id, running)
-            call.started = False  # not yet: a cancel that comes first is to find it so
-            self.start(call)
+        depth = place.get().depth
+        if (
+            running[2] is not incoming.last
+            or pump.jobs
+            or self._busy
+            or self.starting
+            or depth > _DEEP
+        ):
+            running[3] = QUEUED
+            self.starting.append((running, id))
+            self.launch()
             return TOLD
 
         # Nothing else is to be done before it, or behind it in what was read: so it may run here,
@@ -437,13 +443,34 @@ class BlockingDriver(DescriptorDriver):
         incoming.finish()
         if pump.unflushed:
             pump.flush()
-        here = Place(self, None, None, False, here.depth + 1, (id, running))
+        return self._run_at(id, running, depth + 1)
+
+    def _run_at(self, id: int, running: Running, depth: int) -> Any:
+        here = Place(self, None, None, False, depth, (id, running))
         tokens = place.set(here), current.set(self.peer)
         try:
             return self._run(id, running, here)
         finally:
             place.reset(tokens[0])
             current.reset(tokens[1])
+
+    def _run_queued(self, id: int, running: Running) -> None:
+        """A usual call is the oldest of those that wait for their start."""
+        queued, depth = running[3], place.get().depth
+        if queued is QUEUED and depth <= _DEEP:
+            running[3] = None
+            self._flush_late()
+            result = self._run_at(id, running, depth + 1)
+            if result is not TOLD:
+                self.session.incoming.ran(id, running, result)
+        elif queued is QUEUED or queued.task is not None:  # else it was cancelled
+            # It has been named: others wait for it.
+            self._call_handler(self.session.in_full(id, running))
+
+    def _flush_late(self) -> None:
+        """Answers do not wait for the next handler longer than that."""
+        if self._pump.unflushed and monotonic() - self._woke > _LATE:
+            self._pump.flush()
 
     @edge
     def serve(self, until: Settling, deadline: float | None) -> None:
@@ -598,6 +625,9 @@ class BlockingDriver(DescriptorDriver):
     def _run_oldest(self) -> None:
         if self._busy:
             self._held_back = True
+        elif self.starting and type(self.starting[0][0]) is list:
+            running, id = self.starting.popleft()
+            self._run_queued(id, running)
         else:
             self.take_oldest()
 
@@ -630,8 +660,7 @@ class BlockingDriver(DescriptorDriver):
         call.started = True
         self._running.add(call)
         pump = self._pump
-        if pump.unflushed and monotonic() - self._woke > _LATE:
-            pump.flush()
+        self._flush_late()
         here = Place(self, call, None, False, here.depth + 1)
         tokens = place.set(here), current.set(self.peer)
         self._busy += 1

@@ -1912,6 +1912,14 @@ BREAKS = [
         ("sync/interrupts::an_interrupt_at_any_line_of_a_call_leaves_a_usable_peer",),
     ),
     Break(
+        "9",
+        "a call that waits behind others is taken for one that runs",
+        "_tables.py",
+        "            call.started = queued is None\n",
+        "            call.started = True\n",
+        ("sync/lane::what_waits_behind_a_handler_may_be_cancelled_named_and_dropped",),
+    ),
+    Break(
         "11",
         "an interrupt in trio strikes in the midst of the engine",
         "driver/anyio.py",

@@ -217,3 +217,51 @@ def test_a_note_that_comes_before_the_poll_is_not_slept_over():
     with capnode.sync.pair() as (near, _far), pump.held:
         pump.noted.append(near._driver)
         assert pump.poll(None) == ()
+
+
+class Far(capnode.Target):
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.ran: list[Any] = []
+
+    def block(self) -> None:
+        assert self.go.wait(20)
+
+    def add(self, n: int, more: int = 1) -> int:
+        self.ran.append(n)
+        return n + more
+
+    def fail(self) -> None:
+        raise ValueError("as it was to")
+
+
+def test_what_waits_behind_a_handler_may_be_cancelled_named_and_dropped():
+    """While one thread runs the handler, this one has what comes meanwhile read."""
+    far = Far()
+    with capnode.sync.pair(far_index=far) as (near, _):
+        blocked = threading.Thread(target=near.index.block)
+        blocked.start()
+        while near.stats().questions == 0:
+            near.ping()
+        with near.pipeline() as p:
+            first, second, third = p.index.add(1), p.index.add(2), p.index.add(3)
+            dropped, failed = p.index.add(4), p.index.fail()
+        del dropped
+        second.cancel()
+        near.ping()  # both have come
+        with near.pipeline() as p:
+            named = p.index.add(third, first)
+            after_failed = p.index.add(failed)
+            last = p.index.add(7)
+        near.ping()
+        assert far.ran == []
+
+        far.go.set()
+        assert (near.wait(last), near.wait(named), near.wait(first)) == (8, 6, 2)
+        for promise in (failed, after_failed):
+            with pytest.raises(ValueError, match="as it was to"):
+                near.wait(promise)
+        with pytest.raises(capnode.CapnodeError):
+            near.wait(second)
+        blocked.join()
+    assert far.ran == [1, 3, 4, 7, 4]
