@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import socket
 import stat
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from ._arguments import check_flag, check_for_system
 
@@ -49,6 +47,8 @@ def parse(url: str, *, allow_remote: bool) -> Address:
     kind, _, path = url.partition(":")
     if kind.lower() == "unix":  # the path is one of the file system: with "?", "#" and all
         return Address("unix", _checked_path(path, url), 0)
+    from urllib.parse import urlsplit  # with what stands on it, a tenth of a script's imports
+
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -125,8 +125,10 @@ def check_no_web(address: Address) -> None:
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
+    from ipaddress import ip_address
+
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ip_address(host).is_loopback
     except ValueError:
         return False
 

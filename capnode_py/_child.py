@@ -15,18 +15,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shlex
 import signal
 import subprocess
 import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._errors import CapnodeError, PeerDied, PeerLost
-from ._start import Recipe, Started, signal_group
+from ._start import Recipe, Started, as_line, signal_group
 from .driver._base import LOOP_ENDED
 
 if TYPE_CHECKING:
@@ -55,7 +53,8 @@ def _has_ended(pid: int) -> bool:
 def _is_exiting(pid: int) -> bool:
     """Is it on its way out? The kernel closes what a process had open before it tells the exit."""
     try:
-        flags = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[6]
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            flags = stat.read().rpartition(b")")[2].split()[6]
     except (OSError, IndexError):
         return False
     return bool(int(flags) & _PF_EXITING)
@@ -221,7 +220,7 @@ class Child:
     def sign(self, error: CapnodeError) -> None:
         """Let a failed start say which child it was."""
         if not isinstance(error, PeerDied):
-            command = shlex.join(self._recipe.command)
+            command = as_line(self._recipe.command)
             error.add_note(f"Started as: {command} (pid {self.process.pid})")
             self._annotate(error, self._driver.session.junk)
 
@@ -235,7 +234,7 @@ class Child:
             error.add_note("Its last lines on stderr:\n" + self.stderr_tail)
 
     def _what(self) -> str:
-        return f"the child {shlex.join(self._recipe.command)} (pid {self.process.pid})"
+        return f"the child {as_line(self._recipe.command)} (pid {self.process.pid})"
 
     # Seeing it out.
 

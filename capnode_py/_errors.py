@@ -24,7 +24,6 @@ from __future__ import annotations
 import builtins
 import errno
 import os
-import traceback
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -311,7 +310,9 @@ def format_far(error: BaseException) -> str | None:
     if tb is None:  # not raised here, but passed on
         return error.remote_traceback if isinstance(error, RemoteError) else None
 
-    lines = traceback.TracebackException(type(error), error, tb, limit=-_MAX_FRAMES).format()
+    from traceback import TracebackException
+
+    lines = TracebackException(type(error), error, tb, limit=-_MAX_FRAMES).format()
     return "".join(lines)[-_MAX_TEXT:].rstrip("\n")
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-
 from ._arguments import check_seconds
+from ._frozen import Frozen
 
 KIB = 1024
 MIB = 1024 * KIB
 _ENDLESS = 1 << 62  # what no stream and no memory comes to
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(Frozen):
     """The bounds of one connection. Sizes are bytes, times are seconds.
 
     What we accept is said in our hello, and the other side keeps to it: a message that would be
@@ -70,9 +68,9 @@ class Limits:
     side's end of stream."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            name, value = f"Limits.{field.name}", getattr(self, field.name)
-            if type(field.default) is float:
+        for field in self._fields:
+            name, value = f"Limits.{field}", getattr(self, field)
+            if type(getattr(Limits, field)) is float:
                 check_seconds(name, value)
             elif type(value) is not int:
                 raise TypeError(f"{name}= takes a whole number, not {value!r}")

@@ -10,7 +10,6 @@ The idea is Cap'n Web's, and the instructions are in its form.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Final, NoReturn
 
@@ -52,7 +51,9 @@ def record(function: Callable[[Any], Any], outer: Recorder | None) -> Recording:
     """
     if not callable(function):
         raise TypeError(f"map() takes a function of one item, not {function!r}")
-    if inspect.iscoroutinefunction(function):
+    from inspect import iscoroutinefunction
+
+    if iscoroutinefunction(function):
         raise TypeError(
             "map() takes a plain function, not an async one: its calls are recorded here, and "
             "made there, so there is nothing to await. Write lambda item: item.method()"

@@ -34,10 +34,10 @@ names and integers. Instead of an id, the target of a call may be a cap_id.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, final
 
 from ._errors import RemoteProtocolError
+from ._frozen import Frozen
 from ._limits import Limits
 from ._long import Encoded, Frame
 
@@ -190,8 +190,7 @@ Ref = Mine | Promised | Yours
 ToRef = Callable[[Any], "Ref | Inline"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Traits:
+class Traits(Frozen):
     """What a dialect can do. The engine reads these and never asks which dialect it is."""
 
     reuse_export_ids: bool
@@ -230,8 +229,7 @@ class Traits:
 
 
 @final
-@dataclass(frozen=True, kw_only=True)
-class Hello:
+class Hello(Frozen):
     """What a side says first of itself.
 
     A side whose `application_versions` are not empty speaks to its own `application` only (see
@@ -243,9 +241,12 @@ class Hello:
     max_depth: int = Limits.max_depth
     features: Sequence[str] = ()
     session_id: bytes = b""
-    secret: bytes = field(default=b"", repr=False)
+    secret: bytes = b""
     application: str = ""
     application_versions: Sequence[int] = ()
+
+    def __repr__(self) -> str:
+        return self._shown(without="secret")
 
 
 def agreed_version(ours: Hello, theirs: Hello) -> int | None:

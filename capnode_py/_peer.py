@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, cast
 
@@ -17,6 +15,7 @@ from ._arguments import check_flag, check_seconds, check_text
 from ._capnode import Capnode, checked_index
 from ._cell import Cell
 from ._errors import CapnodeError, PeerClosed, again
+from ._frozen import Frozen
 from ._limits import Limits
 from ._messages import Codec, Hello, Path, Traits
 from ._reach import Facade
@@ -43,8 +42,7 @@ on_made: Callable[[Any], object] | None = None
 """Called with each new peer: `capnode_py.testing` looks which of them are left open."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stats:
+class Stats(Frozen):
     """A connection in numbers. A quiet one shows 1 import and 1 export: the two indexes.
 
     Attributes:
@@ -389,8 +387,7 @@ def place_of(own: Session, target: Any, method: str) -> tuple[Stub | Cell, Path]
 DIALECTS = ("cbor", "capnweb")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Frozen):
     """What all doors take.
 
     Attributes:
@@ -445,9 +442,8 @@ def make_settings(
         raise TypeError(f"limits= takes capnode.Limits(...), not {limits!r}")
     check_text("nickname", nickname)
     check_flag("tracebacks", tracebacks)
-    plain = index_for is None or callable(index_for)
-    if not plain or inspect.iscoroutinefunction(index_for):
-        raise TypeError(f"index_for= takes a plain function of the peer, not {index_for!r}")
+    if index_for is not None:
+        _check_index_for(index_for)
     return Settings(
         host=Capnode(index) if host is None else host,
         dialect=dialect,
@@ -459,6 +455,13 @@ def make_settings(
         application=application,
         versions=_checked_versions(dialect, application, versions),
     )
+
+
+def _check_index_for(index_for: Any) -> None:
+    from inspect import iscoroutinefunction
+
+    if not callable(index_for) or iscoroutinefunction(index_for):
+        raise TypeError(f"index_for= takes a plain function of the peer, not {index_for!r}")
 
 
 def _checked_versions(dialect: str, application: Any, versions: Any) -> tuple[int, ...]:

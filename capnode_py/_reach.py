@@ -7,23 +7,16 @@ instance attributes. On a dict: its keys. On a list: integers. On anything else:
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import functools
-import inspect
-import io
-import os
 import sys
 import types
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Set, ValuesView
-from datetime import date, time, timedelta
+from collections.abc import Callable
+from operator import attrgetter
 from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
 from ._cell import Cell
 from ._errors import CannotPass
-from ._javascript import Undefined
 from ._messages import Path, Step
 from ._stub import FUNCTIONS, Breakable, Promise, Stub, Target
 
@@ -276,20 +269,22 @@ def reference_key(value: Any) -> object:
 
 def _why_not(value: Any) -> str:
     """Why it does not pass, and what to write instead."""
+    from dataclasses import is_dataclass
+    from enum import Enum
+
     if isinstance(value, type):
         what = f"the class {value.__name__}: pass a function that makes one, "
         return f"{what}lambda *args: {value.__name__}(*args)"
-    if inspect.iscoroutine(value):
+    if isinstance(value, types.CoroutineType):
         return "a coroutine: await it first, or pass the function"
-    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+    if isinstance(value, (types.GeneratorType, types.AsyncGeneratorType)):
         return "a generator: pass list(it), or a function that gives the next item"
 
     name = f"a value of type {type(value).__name__}"
-    if dataclasses.is_dataclass(value) or isinstance(value, enum.Enum):
+    if is_dataclass(value) or isinstance(value, Enum):
         return f"{name}: decorate its class with @capnode.by_copy to pass its fields by copy"
-    for kinds, instead in _INSTEAD:
-        if isinstance(value, kinds):
-            return f"{name}: {instead}"
+    if instead := _instead_of(value):
+        return f"{name}: {instead}"
     if callable(value):
         return f"{name}: only functions and methods pass; write lambda *args: f(*args)"
     if type(value).__module__ in sys.stdlib_module_names:
@@ -298,6 +293,28 @@ def _why_not(value: Any) -> str:
         f"{name}: let its class inherit from capnode.Target to pass a reference, or pass a dict of "
         "what the other side needs"
     )
+
+
+def _instead_of(value: Any) -> str:
+    """What to write for a value of the standard library that does not pass."""
+    from collections import abc, deque
+    from datetime import date, time, timedelta
+    from io import IOBase
+    from os import PathLike
+
+    from ._javascript import Undefined
+
+    instead: tuple[tuple[tuple[type, ...], str], ...] = (
+        ((date, time), "write value.isoformat()"),
+        ((timedelta,), "write value.total_seconds()"),
+        ((PathLike,), "write str(value)"),
+        ((Undefined,), "only JavaScript has it; write None"),
+        ((complex,), "write [value.real, value.imag]"),
+        ((abc.Sequence, abc.Set, abc.ValuesView, deque), "write list(value)"),
+        ((abc.Mapping,), "write dict(value)"),
+        ((IOBase,), "pass its methods, {'read': f.read, 'write': f.write}"),
+    )
+    return next((write for kinds, write in instead if isinstance(value, kinds)), "")
 
 
 def held_targets(value: Any) -> list[Target]:
@@ -320,18 +337,6 @@ def held_targets(value: Any) -> list[Target]:
     return found
 
 
-_INSTEAD: tuple[tuple[tuple[type, ...], str], ...] = (
-    ((date, time), "write value.isoformat()"),
-    ((timedelta,), "write value.total_seconds()"),
-    ((os.PathLike,), "write str(value)"),
-    ((Undefined,), "only JavaScript has it; write None"),
-    ((complex,), "write [value.real, value.imag]"),
-    ((Sequence, Set, ValuesView, deque), "write list(value)"),
-    ((Mapping,), "write dict(value)"),
-    ((io.IOBase,), "pass its methods, {'read': f.read, 'write': f.write}"),
-)
-"""What to write for values of the standard library that do not pass."""
-
 _copied: dict[type, Callable[[Any], Any]] = {}
 
 _found: dict[tuple[type, Any], FunctionType] = {}
@@ -347,11 +352,15 @@ def by_copy(cls: type[T]) -> type[T]:
     Raises:
         TypeError: the class is neither.
     """
+    from dataclasses import fields, is_dataclass
+    from enum import Enum
+
     forget_found()
-    if issubclass(cls, enum.Enum):
-        _copied[cls] = _enum_value
-    elif dataclasses.is_dataclass(cls):
-        _copied[cls] = _fields
+    if issubclass(cls, Enum):
+        _copied[cls] = attrgetter("value")
+    elif is_dataclass(cls):
+        names = [field.name for field in fields(cls)]
+        _copied[cls] = lambda value: {name: getattr(value, name) for name in names}
     else:
         raise TypeError(f"by_copy takes a dataclass or an enum, not {cls.__name__}")
     return cls
@@ -376,11 +385,3 @@ def copied(value: Any) -> Any:
     """The plain data that stands for `value`, or `value` itself if its class is not `by_copy`."""
     copy = _copied.get(type(value))
     return value if copy is None else copy(value)
-
-
-def _enum_value(member: enum.Enum) -> Any:
-    return member.value
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import inspect
 import os
-import shlex
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 from ._arguments import check_for_system
 from ._claim import VARIABLE
+from ._frozen import Frozen
 from ._peer import DIALECTS, Settings, make_settings, traits_of
 
 if TYPE_CHECKING:
@@ -57,8 +54,7 @@ class SpawnOptions(TypedDict, total=False):
     logs: bool | int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Frozen):
     """How a child is started, as often as it is.
 
     Attributes:
@@ -208,15 +204,19 @@ def _as_list(argv: str | bytes | os.PathLike[str]) -> list[str]:
     text = os.fsdecode(argv)
     if isinstance(argv, os.PathLike):
         return [text]
+    from shlex import split
+
     try:
-        return shlex.split(text)
+        return split(text)
     except ValueError:  # a quote that is not closed
         return text.split()
 
 
 def _check_stderr(stderr: Any) -> None:
     if callable(stderr):
-        if inspect.iscoroutinefunction(stderr):
+        from inspect import iscoroutinefunction
+
+        if iscoroutinefunction(stderr):
             raise TypeError(f"stderr= takes a plain function of a line, not {stderr!r}")
     elif stderr not in STDERR:
         raise ValueError(f"stderr={stderr!r}: one of {_either(STDERR)}, or a function of a line")
@@ -258,8 +258,8 @@ def name_of(command: list[str]) -> str:
     """The script that an interpreter runs, or the program."""
     for part in command[1:]:
         if part.endswith(".py"):
-            return Path(part).name
-    return Path(command[0]).name if command else ""
+            return os.path.basename(part)
+    return os.path.basename(command[0]) if command else ""
 
 
 # The process.
@@ -395,7 +395,7 @@ def _told(passed: int) -> dict[str, str]:
 
 def _why_not_started(recipe: Recipe, error: OSError) -> str:
     program = recipe.command[0]
-    why = f"spawn could not start {shlex.join(recipe.command)}"
+    why = f"spawn could not start {as_line(recipe.command)}"
     if recipe.cwd is not None and error.filename == recipe.cwd:
         return f"{why}: cwd= is no directory that can be entered"
     if error.errno == errno.ENOENT:
@@ -407,6 +407,13 @@ def _why_not_started(recipe: Recipe, error: OSError) -> str:
             f"spawn([sys.executable, {program!r}])"
         )
     return why
+
+
+def as_line(command: Iterable[str]) -> str:
+    """As one would write it in a shell."""
+    from shlex import join
+
+    return join(command)
 
 
 def _close(fds: Iterable[int | None]) -> None:

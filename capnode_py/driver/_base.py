@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-import inspect
 import logging
 import os
 import socket
@@ -72,7 +71,9 @@ def in_thread(function: F) -> F:
         return function
     if not isinstance(function, (FunctionType, functools.partial)):
         raise TypeError(f"in_thread decorates a function of yours, not {function!r}")
-    if inspect.iscoroutinefunction(function):
+    from inspect import iscoroutinefunction
+
+    if iscoroutinefunction(function):
         raise TypeError(
             f"in_thread is for sync handlers, and {function!r} is async: it runs in the "
             "event loop anyway, so leave the decorator out"
@@ -362,7 +363,7 @@ class Driver:
         current.set(self.peer)
         try:
             result = function(*args)
-            if inspect.isawaitable(result):
+            if hasattr(type(result), "__await__"):
                 await result
         except Exception:
             logger.exception("%r raised", function)
