@@ -37,8 +37,8 @@ class Exchange:
     """Those of one session.
 
     Attributes:
-        word: whose frame `data` seems to be: CALL, RESOLVE or None. Only a look, which says what is
-            worth to be tried.
+        word: whose frame `data` seems to be: CALL, RESOLVE, RELEASE for an answer with something
+            behind it, or None. Only a look, which says what is worth to be tried.
         open: both sides have said hello, neither has said bye, and the dialect writes and reads
             messages that are alone. What is to be sent must fit the other side's limits.
         outbox: what waits to leave.
@@ -65,6 +65,7 @@ class Exchange:
         self._imports = session.imports
         self._exports = session.exports
         self._note = session._note
+        self._resolved_paths = seam.resolved_paths
         self._get_index = seam.get_index
         self._to_ref = seam.to_ref
 
@@ -159,20 +160,50 @@ class Exchange:
     def hear(self, id: int, data: bytes) -> Any:
         """The value of the answer, if that is all that has come; else UNUSUAL."""
         value = self._lone.read_answer(data, id)
-        if value is not UNUSUAL:
-            size = len(data)
-            self._session.bytes_received += size
-            self._incoming.messages += 1
-            self.outbox.release_plain(id, size)
-            return value
-        both = self._lone.read_answer_and(data, id)
-        return UNUSUAL if both is None else self._hear_both(id, len(data), *both)
+        if value is UNUSUAL:
+            return self._hear_freeing(id, data)
+        size = len(data)
+        self._session.bytes_received += size
+        self._incoming.messages += 1
+        self.outbox.release_plain(id, size)
+        return value
 
-    def _hear_both(
-        self, id: int, size: int, value: Any, answers: list[int], reference: list[int]
-    ) -> Any:
-        """The value of an answer behind which callbacks are released that the call has brought; or
-        UNUSUAL, if the other side cannot release this, which the general way will say."""
+    def _hear_freeing(self, id: int, data: bytes) -> Any:
+        """The value of an answer behind which callbacks are released that the call has brought.
+
+        Mostly it is the last one that was lent, which has been called once. What this saves is to
+        read, and to doubt, what is known.
+        """
+        exports = self._exports
+        entries = exports.entries
+        answer, lent = exports.last_answer, exports.last_export
+        export = entries.get(lent)
+        if (
+            type(export) is not Export
+            or export.sent != 1
+            or type(entries.get(answer)) is not tuple
+            or self._resolved_paths
+            or self._session.holding.targets
+        ):
+            return self._hear_both(id, data)
+        value = self._lone.read_answer_freeing(data, id, answer, lent)
+        if value is UNUSUAL:
+            return self._hear_both(id, data)
+        size = len(data)
+        self._session.bytes_received += size
+        self._incoming.messages += 2
+        self.outbox.release_plain(id, size // 2)
+        del entries[answer]
+        exports.give_up(export)
+        return value
+
+    def _hear_both(self, id: int, data: bytes) -> Any:
+        """The same, whatever is released; UNUSUAL, if the other side cannot release this, which the
+        general way will say, or if it is something else."""
+        both = self._lone.read_answer_and(data, id)
+        if both is None:
+            return UNUSUAL
+        value, answers, reference = both
         entries = self._exports.entries
         export = entries.get(reference[0])
         if type(export) is not Export or not reference[0] < 0 < reference[1] <= export.sent:
@@ -182,22 +213,23 @@ class Exchange:
                 return UNUSUAL
         if len(answers) > 1 and len(set(answers)) < len(answers):
             return UNUSUAL
+        size = len(data)
         self._session.bytes_received += size
         self._incoming.messages += 2
         self.outbox.release_plain(id, size // 2)
         self._incoming.release([RELEASE, answers, [reference]])
         return value
 
-    def settle(self, data: bytes) -> bool:
+    def settle(self, data: bytes, word: int | None = None) -> bool:
         """Settle the last question, if it is still held, and `data` is its answer and no more; else
-        nothing has happened."""
+        nothing has happened. `word`: what was seen of `data`, if it was looked at."""
         imports = self._imports
         id = imports.last_question
         entry = imports.entries.get(id)
         cell = None if entry is None else entry()
         if type(cell) is not Cell or self._incoming.resolved or not self.open:
             return False
-        value = self.hear(id, data)
+        value = self.hear(id, data) if word != RELEASE else self._hear_freeing(id, data)
         if value is UNUSUAL:
             return False
         del imports.entries[id]
@@ -266,7 +298,15 @@ class Exchange:
             session.drain_notes()
         outbox = self.outbox
         if not outbox.size and not session.unsent:
-            frame: bytes | None = self._lone.write_answer(id, result)
+            frame: bytes | None
+            if outbox.due >= WAITS_UP_TO:
+                frame = self._lone.write_answer_and(id, result, *outbox.riding())
+                if frame is not None:
+                    outbox.rode()
+                    outbox.messages += 2
+                    outbox.bytes += len(frame)
+                    return frame
+            frame = self._lone.write_answer(id, result)
             if frame is not None:
                 if outbox.due >= WAITS_UP_TO:
                     message = self._lone.message(frame)
@@ -296,11 +336,19 @@ class Exchange:
         running[2][3] = ()  # callbacks among them, which it does not keep, are released with this
         if session.noted:
             session.drain_notes()
-        frame: bytes | None = self._lone.write_answer(id, result)
-        if frame is None:
-            self._outgoing.value(id, result)
+        frame: bytes | None
+        if outbox.due >= WAITS_UP_TO:
+            frame = self._lone.write_answer_and(id, result, *outbox.riding())
+            if frame is not None:
+                outbox.rode()
+                outbox.add_lone(frame, messages=2)
+                return
         else:
-            outbox.add_lone(frame)
+            frame = self._lone.write_answer(id, result)
+            if frame is not None:
+                outbox.add_lone(frame)
+                return
+        self._outgoing.value(id, result)
 
 
 def _no_word(_data: bytes) -> None:

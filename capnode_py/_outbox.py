@@ -8,7 +8,7 @@ goes as a call, and a plain awaited call is one message each way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from ._cell import PULLED, PUSHED, UNDECIDED, Cell
@@ -51,6 +51,7 @@ class Outbox:
         self._wake_later = wake_later
         self._lone = b""  # the frame of one message, which is all that waits
         self._lone_question: Import | None = None  # of a call in it
+        self._lone_count = 1  # of messages, if it is one of an answer and a release
         self._open: list[Encoded] = []
         self._undecided: list[tuple[int, Import]] = []  # which of `_open` are calls, and of what
         self._closed: list[Encoded] = []
@@ -89,14 +90,25 @@ class Outbox:
         if full and size - self._before >= FRAME_CLOSES_AT:
             self._close_frame(size)
 
-    def add_lone(self, frame: bytes, question: Import | None = None) -> None:
-        """The same for a message that has its frame already. Nothing else waits, and all that
-        comes before the end of the turn is one that may as well be alone: what this saves is a
-        list of messages, and a frame made of it."""
+    def add_lone(self, frame: bytes, question: Import | None = None, messages: int = 1) -> None:
+        """The same for a message that has its frame already, maybe with a release behind it, where
+        nothing else waits. What this saves, if nothing else comes before the turn ends, is a list
+        of messages, and a frame made of it."""
         self._lone = frame
         self._lone_question = question
+        self._lone_count = messages
         self.size = len(frame)
         self._wake()
+
+    def riding(self) -> tuple[Sequence[int], Mapping[int, int]]:
+        """The releases that wait: of answers, and of references, with how often."""
+        return self._answered, self._dropped
+
+    def rode(self) -> None:
+        """They stand behind a message that was made elsewhere."""
+        self._answered = []
+        self._dropped.clear()
+        self.due = 0
 
     def leave(self) -> bytes | None:
         """The frame to be written now, if that is all; None: `flush` gives what leaves."""
@@ -111,12 +123,20 @@ class Outbox:
             self._lone_question = None  # else it would leave a note when the cell is gone
         self._lone = b""
         self.size = 0
-        self.messages += 1
+        self.messages += self._lone_count
         self.bytes += len(frame)
         return frame
 
     def _open_lone(self) -> None:
         """It is not alone."""
+        if self._lone_count > 1:
+            self._closed.append(self._lone)
+            self.messages += self._lone_count
+            self.bytes += len(self._lone)
+            self._lone = b""
+            self._before = self.size
+            self._full = self._before + self._closes_at
+            return
         if self._lone_question is not None:
             self._undecided.append((0, self._lone_question))
             self._lone_question = None

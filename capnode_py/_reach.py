@@ -156,10 +156,10 @@ def plain_function(value: Any, path: list[Any]) -> Callable[..., Any] | None:
     found: Any
     owner: type | None = None
     if kind is FunctionType:
-        found = None if path else value
-    elif len(path) != 1 or type(name := path[0]) is not str:
+        return None if path or getattr(value, IN_THREAD, False) else value
+    if len(path) != 1 or type(name := path[0]) is not str:
         return None
-    elif kind is dict:
+    if kind is dict:
         found = value.get(name)
     elif name[:1] in _PRIVATE or kind in _copied or not issubclass(kind, Target):
         return None

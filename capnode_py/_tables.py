@@ -148,7 +148,7 @@ class ExportTable:
         self.entries: dict[int, Export | Answer | Running | Done] = {}
         self._by_key: dict[object, Export] = {}
         self.last_answer = 0
-        self._last_export = 0
+        self.last_export = 0
         self.uncommitted: list[Export] = []
         self.entries[0] = Export(0, None, None)  # the index, pinned; its value is the host's
 
@@ -233,8 +233,8 @@ class ExportTable:
                     f"the other side holds {self.max} of our references (Limits.max_exports): "
                     "does it keep stubs that it could drop?"
                 )
-            self._last_export -= 1
-            entry = Export(self._last_export, key, value)
+            self.last_export -= 1
+            entry = Export(self.last_export, key, value)
             self.entries[entry.id] = entry
             if self.reuse:
                 self._by_key[key] = entry
@@ -251,8 +251,8 @@ class ExportTable:
             entry.sent -= 1
             if entry.sent == 0:
                 self._forget(entry)
-                if entry.id == self._last_export:
-                    self._last_export += 1
+                if entry.id == self.last_export:
+                    self.last_export += 1
 
     def release(self, id: Any, n: Any) -> Export | Answer | None:
         """The other side gives `n` occurrences up. Returns the entry if that was the last.
@@ -270,10 +270,15 @@ class ExportTable:
         entry.sent -= n
         if entry.sent:
             return None
-        del self.entries[id]
-        if type(entry) is Export and self._by_key.get(entry.key) is entry:
-            del self._by_key[entry.key]
+        self._forget(entry)
         return entry
+
+    def give_up(self, export: Export) -> None:
+        """The same, where it is known that it holds but one."""
+        export.sent = 0
+        del self.entries[export.id]
+        if self._by_key.get(export.key) is export:
+            del self._by_key[export.key]
 
     def told(self, entry: Export) -> None:
         """The outcome of a promise has been sent: who gets the promise anew, gets a new id."""

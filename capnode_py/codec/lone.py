@@ -27,8 +27,12 @@ _LONGER_FRAME = 0x59  # of less than 65536
 _CALL = bytes((0x81, 0x84, CALL))  # a frame of one message, which has four fields
 _RESOLVE = bytes((0x81, 0x83, RESOLVE))
 _RESOLVE_AND = bytes((0x82, 0x83, RESOLVE))  # a frame of two messages, of which this is the first
-_WORDS = {_CALL: CALL, _RESOLVE: RESOLVE, _RESOLVE_AND: RESOLVE}
+_WORDS = {_CALL: CALL, _RESOLVE: RESOLVE, _RESOLVE_AND: RELEASE}
 _RESOLVE_2 = _RESOLVE + b"\x19"  # to an id of two bytes
+_RELEASE = bytes((0x83, RELEASE))
+_RELEASE_ONE = _RELEASE + b"\x81"  # of one answer, and what follows
+_PAIR, _NO_PATH = b"\x82", b"\x80"
+_ONE_PAIR = b"\x81\x82"  # a list of one pair
 _BYTES, _TEXT, _LIST, _TAG = 0x40, 0x60, 0x80, 0xD9
 _MINE = b"\xc0\xde\x82\x00"  # the rest of the tag of references, and of [mine, id]
 _SHORT = 24  # a length or an int below this stands in the head itself
@@ -95,7 +99,8 @@ class Lone:
         self._longest = min(LONGEST, max_frame)
 
     def word(self, data: bytes, /) -> int | None:
-        """CALL or RESOLVE if `data` begins like the frame of one; a look, and no more."""
+        """CALL or RESOLVE if `data` begins like the frame of one, RELEASE if that has something
+        behind it; a look, and no more."""
         return _WORDS.get(data[1:4]) or _WORDS.get(data[2:5]) or _WORDS.get(data[3:6])
 
     def write_call(
@@ -103,7 +108,14 @@ class Lone:
     ) -> bytes | None:
         """The frame of a call; None if it is long, or has other arguments than leaves and plain
         functions: `to_ref` has exported some of these, maybe."""
-        frame = self._starts.get((target, path, len(args)))
+        frame: bytes | None
+        if not path and target < 0:  # a callback, which is called once, mostly: not to be noted
+            at = _IDS.get(target) or _long_id(target)
+            if not at or len(args) >= _SHORT:
+                return None
+            frame = _CALL + at + _NO_PATH + _LISTS[len(args)]
+        else:
+            frame = self._starts.get((target, path, len(args)))
         if frame is None:
             frame = self._start(target, path, len(args))
             if frame is None:
@@ -137,11 +149,9 @@ class Lone:
         at = _IDS.get(target) or _long_id(target)
         if not at or steps is None or count >= _SHORT:
             return None
-        start = _CALL + at + steps + _LISTS[count]
-        if path or target >= 0:  # else a callback, which is called once, mostly
-            if len(self._starts) == _HEADS_NOTED:
-                self._starts.clear()
-            self._starts[target, path, count] = start
+        if len(self._starts) == _HEADS_NOTED:
+            self._starts.clear()
+        self._starts[target, path, count] = start = _CALL + at + steps + _LISTS[count]
         return start
 
     def write_answer(self, id: int, value: Any, /) -> bytes | None:
@@ -180,7 +190,7 @@ class Lone:
             at = start + data[start + 5] - (_TEXT - 6)
             head = self._heads.get(data[start:at])
             if head is None:
-                head = self._read_head(data, start)
+                head = _read_callback(data, start) or self._read_head(data, start)
                 if head is None:
                     return None
                 at = head[2]
@@ -234,7 +244,7 @@ class Lone:
                 return None
             path.append(data[name_at:end].decode())
 
-        if target < 0 and not path:  # a callback, which is called once, mostly
+        if target < 0 and not path:  # a callback: as in `_read_callback`
             return target, path, end
         if len(self._heads) == _HEADS_NOTED:  # the other side chooses them
             self._heads.clear()
@@ -296,6 +306,62 @@ class Lone:
             return None
         return value, answers, pair
 
+    def read_answer_freeing(self, data: bytes, id: int, answer: int, lent: int, /) -> Any:
+        """The value, if `data` is one frame with the answer to `id` and a release of these two, as
+        it is behind a callback that was called once; else UNUSUAL. What this saves is to read what
+        is known: half of the way."""
+        tail = (
+            _RELEASE_ONE
+            + (_IDS.get(answer) or _answer_id(answer))
+            + _ONE_PAIR
+            + (_IDS.get(lent) or _long_id(lent))
+            + b"\x01"
+        )
+        size = len(data)
+        if not data.endswith(tail) or size >= _SMALL or not self._cutter.between:
+            return UNUSUAL
+        at = 1 if size <= _SHORT else 2
+        head = b"\x82" + _answer_head(id)[1:]
+        if data[:at] != _HEADS[size - at] or not data.startswith(head, at):
+            return UNUSUAL
+        at += len(head)
+        end = size - len(tail)
+        if at == end - 1 and (value := data[at]) < _SHORT:
+            return value
+        try:
+            value, at = _read_leaf(data, at)
+        except (IndexError, UnicodeDecodeError, KeyError):
+            return UNUSUAL
+        return value if at == end else UNUSUAL
+
+    def write_answer_and(
+        self, id: int, value: Any, answers: Sequence[int], references: Mapping[int, int], /
+    ) -> bytes | None:
+        """The frame of an answer with a release behind it; None if that is long."""
+        if type(value) is int and 0 <= value < _SMALL:
+            raw = _INTS[value]
+        else:
+            leaf = self._leaves.get(type(value))
+            if leaf is None:
+                return None
+            try:
+                raw = leaf(value)
+            except _LEFT:
+                return None
+        if len(answers) >= _SHORT or len(references) >= _SHORT:
+            return None
+        frame = b"\x82" + _answer_head(id)[1:] + raw + _RELEASE + _LISTS[len(answers)]
+        for answer in answers:
+            frame += _IDS.get(answer) or _answer_id(answer)
+        frame += _LISTS[len(references)]
+        for reference, n in references.items():
+            at = _IDS.get(reference) or _long_id(reference)
+            if not at or n >= _SMALL:
+                return None
+            frame += _PAIR + at + _INTS[n]
+        size = len(frame)
+        return _HEADS[size] + frame if size < _SMALL else None
+
     def _is_longer(self, data: bytes, size: int) -> bool:
         """Has this the head of one frame of 256 bytes or more, which is whole?"""
         return (
@@ -323,7 +389,22 @@ def _answer_head(id: int) -> bytes:
         return _RESOLVE_2 + id.to_bytes(2)
     if id < 0x100:
         return _RESOLVE + _INTS[id]
-    return _RESOLVE + (b"\x1a" + id.to_bytes(4) if id < 1 << 32 else b"\x1b" + id.to_bytes(8))
+    return _RESOLVE + _answer_id(id)
+
+
+def _answer_id(id: int) -> bytes:
+    """One of 256 or more."""
+    if id < 0x10000:
+        return b"\x19" + id.to_bytes(2)
+    return b"\x1a" + id.to_bytes(4) if id < 1 << 32 else b"\x1b" + id.to_bytes(8)
+
+
+def _read_callback(data: bytes, start: int) -> Head | None:
+    """The head of a call of a callback, if its id takes two bytes. Each is called once, mostly, so
+    there is nothing to be noted."""
+    if data[start + 3] == 0x39 and data[start + 6] == _LIST and data.startswith(_CALL, start):
+        return ~(data[start + 4] << 8 | data[start + 5]), [], start + 7
+    return None
 
 
 def _read_mine(data: bytes, at: int) -> tuple[Mine, int]:

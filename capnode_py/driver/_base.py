@@ -118,6 +118,8 @@ class Driver:
         self.finalize: Callable[[], Coroutine[Any, Any, None]] | None = None
         self.starting: deque[tuple[Any, Any]] = deque()
         self._running: set[Call] = set()
+        # The tasks of usual calls; None for one that has been stopped, and has not ended.
+        self._usual: dict[int, Any] = {}
         self._telling = 0
         self._in_turn = False
         self._flushing = False
@@ -353,6 +355,32 @@ class Driver:
             if self._idle and not self.is_busy:
                 self._tell(self._idle)
 
+    async def await_usual(self, id: int, running: Running, awaitable: Any) -> None:
+        """What `await_handler` does, for a call that need not be a `Call`."""
+        try:
+            result = await awaitable
+        except BaseException as error:
+            self.session.fail(self.session.in_full(id, running), error)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+        else:
+            self.session.exchange.finish(id, running, result)
+        finally:
+            self._usual.pop(id, None)
+            if self._idle and not self.is_busy:
+                self._tell(self._idle)
+
+    def launched_usual(self, id: int, running: Running, task: Any) -> None:
+        """Its first step has been made, in this task, which waits."""
+        self._usual[id] = task
+        if self.session.exports.entries.get(id) is not running:  # in that step
+            call = self.session.in_full(id, running)
+            if call.cancelled or self.session.error is not None:
+                self.stop_usual(id)
+
+    def stop_usual(self, id: int) -> None:
+        """Cancel such a task, once, if it is there."""
+
     def tell(self, function: Callable[..., Any], *args: Any) -> None:
         """Call a function of this side that no peer has asked for: `_released`, or a callback of
         `on_broken`. It runs in a task of its own, and closing waits for it (bounded)."""
@@ -509,6 +537,28 @@ class Driver:
         finally:
             self._in_turn = outer
 
+    def serve_alone(self, data: bytes) -> bool:
+        """If what was read is one usual call, run it and answer; else nothing has happened. This
+        is part of a turn, in whose place there may be nothing else."""
+        session = self.session
+        if self.starting or session.kept:
+            return False
+        exchange = session.exchange
+        running = exchange.take(data)
+        if running is None:
+            return False
+        id = session.exports.last_answer
+        result = self.run(id, running)
+        if result is not TOLD:
+            frame = exchange.reply(id, running, result)
+            if frame is not None:
+                self.write_frame(frame)
+        return True
+
+    def write_frame(self, frame: bytes) -> None:
+        """Write what `serve_alone` gives, now, where nothing waits to be written."""
+        raise NotImplementedError
+
     def as_turn(self, run: Callable[[], T]) -> T:
         """Run `run()`, in a context of its own and with no code of a user's on the stack: what it
         starts may run at once."""
@@ -584,7 +634,7 @@ class Driver:
     @property
     def is_busy(self) -> bool:
         """Does a handler run, or wait?"""
-        return bool(self._running)
+        return bool(self._running or self._usual)
 
     @property
     def is_closing(self) -> bool:

@@ -15,10 +15,9 @@ from functools import partial
 from os import read, write
 from typing import Any
 
-from .._cell import Answer, Call, Cell
+from .._cell import FULFILLED, Answer, Call, Cell
 from .._errors import PeerClosed
-from .._incoming import TOLD
-from .._messages import RESOLVE
+from .._messages import CALL
 from .._tables import Running
 from ._base import logger
 from ._descriptor import SMALL_READ, DescriptorDriver
@@ -40,8 +39,6 @@ class AsyncioDriver(DescriptorDriver):
         self._loop = asyncio.get_running_loop()
         self._workers: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        # The tasks of usual calls; None for one that has been stopped, and has not ended.
-        self._usual: dict[int, asyncio.Task[Any] | None] = {}
         self._woke = False  # a task, in this turn
         self._waker = self._wake  # one bound method for all who wait
         self._make_future = self._loop.create_future
@@ -100,7 +97,7 @@ class AsyncioDriver(DescriptorDriver):
         self._flushing = False
         frame = self.session.leave()
         if frame is not None:
-            self._write_frame(frame)
+            self.write_frame(frame)
             return
         frames = self.session.flush_turn()
         if frames:
@@ -108,7 +105,11 @@ class AsyncioDriver(DescriptorDriver):
 
     def wait(self, cell: Cell) -> asyncio.Future[None]:
         future = self._make_future()
-        cell.watch(partial(self._waker, future))
+        watcher = partial(self._waker, future)
+        if cell.watchers is None and cell.state < FULFILLED:
+            cell.watchers = [watcher]
+        else:
+            cell.watch(watcher)
         return future
 
     def stop_waiting(self, cell: Cell, waiter: Any) -> None:
@@ -147,36 +148,13 @@ class AsyncioDriver(DescriptorDriver):
         if not _EAGER:
             return False
         task = asyncio.Task(  # type: ignore[call-arg, unused-ignore]
-            self._await_usual(id, running, awaitable), loop=self._loop, eager_start=True
+            self.await_usual(id, running, awaitable), loop=self._loop, eager_start=True
         )
         if not task.done():
-            self._usual[id] = task
-            if self.session.exports.entries.get(id) is not running:  # in its own first step
-                call = self.session.in_full(id, running)
-                if call.cancelled or self.session.error is not None:
-                    self._stop_usual(id)
+            self.launched_usual(id, running, task)
         return True
 
-    async def _await_usual(self, id: int, running: Running, awaitable: Any) -> None:
-        """What `await_handler` does, for a call that need not be a `Call`."""
-        try:
-            result = await awaitable
-        except BaseException as error:
-            self.session.fail(self.session.in_full(id, running), error)
-            if isinstance(error, KeyboardInterrupt):
-                raise
-        else:
-            self._exchange.finish(id, running, result)
-        finally:
-            self._usual.pop(id, None)
-            if self._idle and not self.is_busy:
-                self._tell(self._idle)
-
-    @property
-    def is_busy(self) -> bool:
-        return bool(self._running or self._usual)
-
-    def _stop_usual(self, id: int) -> None:
+    def stop_usual(self, id: int) -> None:
         task = self._usual.get(id)
         if task is not None:
             self._usual[id] = None  # it is told once, and goes on until it ends
@@ -200,11 +178,11 @@ class AsyncioDriver(DescriptorDriver):
                 self._keep(task)
             task.cancel()
         elif type(call.reply) is Answer:
-            self._stop_usual(call.reply.id)
+            self.stop_usual(call.reply.id)
 
     def ended(self) -> None:
         for id in list(self._usual):
-            self._stop_usual(id)
+            self.stop_usual(id)
         super().ended()
 
     def in_worker(self, run: Callable[[], Any]) -> Awaitable[Any]:
@@ -251,7 +229,7 @@ class AsyncioDriver(DescriptorDriver):
             return
         self._in_turn = True
         try:
-            handled = exchange.settle(data) if word == RESOLVE else self._serve(data)
+            handled = self.serve_alone(data) if word == CALL else exchange.settle(data, word)
         except Exception as error:  # noqa: BLE001 - it is told
             logger.exception("a bug in capnode_py ends the session; please report it")
             self._broke(error)
@@ -263,29 +241,12 @@ class AsyncioDriver(DescriptorDriver):
         else:
             self.end_turn()
 
-    def _serve(self, data: bytes) -> bool:
-        """If what was read is one usual call, run it and answer; else nothing has happened."""
-        session = self.session
-        if self.starting or session.kept:
-            return False
-        exchange = self._exchange
-        running = exchange.take(data)
-        if running is None:
-            return False
-        id = session.exports.last_answer
-        result = self.run(id, running)
-        if result is not TOLD:
-            frame = exchange.reply(id, running, result)
-            if frame is not None:
-                self._write_frame(frame)
-        return True
-
     def end_turn(self) -> None:
         session = self.session
         if self._exchange.outbox.size or session.noted:
             frame = session.leave()
             if frame is not None:
-                self._write_frame(frame)
+                self.write_frame(frame)
             elif frames := session.flush_turn():
                 self._write(frames)
         if self._woke:
@@ -296,7 +257,7 @@ class AsyncioDriver(DescriptorDriver):
                 self._flushing = True
                 self._call_soon(self._flush_said)
 
-    def _write_frame(self, frame: bytes) -> None:
+    def write_frame(self, frame: bytes) -> None:
         """`_write`, for what nearly all turns write."""
         if self._unwritten or self._write_ended:
             self._write_behind([frame])

@@ -26,12 +26,12 @@ from types import FunctionType
 from typing import Any, NamedTuple, NoReturn, Self
 
 from .._capnode import Capnode, Index
-from .._cell import Call, Cell
+from .._cell import Answer, Call, Cell
 from .._incoming import TOLD
 from .._leaks import leak_report
 from .._limits import Limits
 from .._long import Encoded
-from .._messages import WORDS, Hello
+from .._messages import CALL, WORDS, Hello
 from .._peer import Peer, codec_of
 from .._session import FEATURES, VERSIONS
 from .._tables import Running
@@ -169,6 +169,7 @@ class FakeDriver(Driver):
         stopped: those that it has cancelled.
         eager: a coroutine handler starts inline, as on asyncio from 3.12 on. If not, it has a new
             task, which runs only when nothing else moves.
+        alone: calls and answers that have a frame to themselves take the short way, as on asyncio.
         tasks: those that have begun and wait for something.
         ready: those that can go on.
         alarms: what is to be called later, and in how many seconds; nothing here calls it.
@@ -194,6 +195,7 @@ class FakeDriver(Driver):
         self.started: list[str] = []
         self.stopped: list[str] = []
         self.eager = True
+        self.alone = False
         self.tasks: set[Task] = set()
         self.ready: deque[Task] = deque()
         self.alarms: list[tuple[float, Callable[[], None]]] = []
@@ -245,12 +247,14 @@ class FakeDriver(Driver):
 
     def flush(self) -> None:
         """End a turn: what this side has to say goes on the wire, releases too."""
+        frame = self.session.leave() if self.alone and not self._releases else None
         self._releases = False
-        self._send(self.session.flush())
+        self._send(self.session.flush() if frame is None else [frame])
 
     def flush_turn(self) -> None:
         """The same as a driver does it when it has read: releases that may wait stay here."""
-        self._send(self.session.flush_turn())
+        frame = self.session.leave() if self.alone else None
+        self._send(self.session.flush_turn() if frame is None else [frame])
 
     def _send(self, frames: list[Encoded]) -> None:
         self.awake = False
@@ -313,7 +317,21 @@ class FakeDriver(Driver):
         self.turn()
 
     def received(self, data: bytes | memoryview) -> None:
-        copy_context().run(super().received, data)
+        copy_context().run(self._received, data)
+
+    def _received(self, data: bytes | memoryview) -> None:
+        exchange = self.session.exchange
+        word = exchange.word(bytes(data)) if self.alone and exchange.open else None
+        if word is not None:
+            self._in_turn = True
+            try:
+                if word == CALL and self.serve_alone(bytes(data)):
+                    return
+                if word != CALL and exchange.settle(bytes(data), word):
+                    return
+            finally:
+                self._in_turn = False
+        super().received(data)
 
     def turn(self) -> None:
         """Let all run that can, and flush."""
@@ -469,9 +487,34 @@ class FakeDriver(Driver):
         if call.handle is not None:
             task, call.handle = call.handle, None
             task.cancel()
+        elif type(call.reply) is Answer:
+            self.stop_usual(call.reply.id)
+
+    def stop_usual(self, id: int) -> None:
+        task = self._usual.get(id)
+        if task is not None:
+            self._usual[id] = None
+            task.cancel()
+
+    def ended(self) -> None:
+        for id in list(self._usual):
+            self.stop_usual(id)
+        super().ended()
 
     def launch(self) -> None:
         self._new_tasks.append(Task(self._run_oldest(), self))
+
+    def launch_usual(self, id: int, running: Running, awaitable: Any) -> bool:
+        if not (self.eager and self.alone):
+            return False
+        task = Task(self.await_usual(id, running, awaitable), self)
+        task.step()
+        if not task.done:
+            self.launched_usual(id, running, task)
+        return True
+
+    def write_frame(self, frame: bytes) -> None:
+        self._send([frame])
 
     def launch_eagerly(self, call: Call, awaitable: Any) -> bool:
         if not self.eager:

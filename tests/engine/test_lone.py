@@ -177,7 +177,7 @@ def test_an_answer_with_a_release_is_read_as_in_the_general_way(id, value, answe
 def test_an_answer_and_the_release_of_its_callback_come_together(value, answers) -> None:
     messages = [CODEC.resolve(9, value, _nothing), CODEC.release(answers, [(-70_000, 1)])]
     frame: Any = CODEC.frame(messages)
-    assert LONE.word(frame) == RESOLVE
+    assert LONE.word(frame) == RELEASE
     assert LONE.read_answer_and(frame, 9) == (value, answers, [-70_000, 1])
 
 
@@ -294,6 +294,44 @@ def test_a_frame_over_our_own_limit_is_not_read_alone() -> None:
                 raise AssertionError(size)
 
 
+@given(
+    ids.filter(lambda id: id > 0),
+    others,
+    st.lists(ids.filter(lambda id: id > 0), max_size=26),
+    st.dictionaries(st.integers(-70_000, -1), st.integers(1, 300), max_size=26),
+)
+def test_an_answer_with_a_release_is_written_as_in_the_general_way(id, value, answers, lent):
+    messages = [CODEC.resolve(id, value, _nothing), CODEC.release(answers, list(lent.items()))]
+    expected = CODEC.frame(messages)
+    assert LONE.write_answer_and(id, value, answers, lent) in (None, expected)
+
+
+@pytest.mark.parametrize("value", [None, True, 5, 300, -1, "text", "x" * 60])
+@pytest.mark.parametrize("id", [1, 24, 300, 70_000, 1 << 33])
+@pytest.mark.parametrize("lent", [-1, -25, -300, -70_000])
+def test_an_answer_and_the_release_of_a_callback_that_was_called_once(id, value, lent) -> None:
+    messages = [CODEC.resolve(9, value, _nothing), CODEC.release([id], [(lent, 1)])]
+    expected: Any = CODEC.frame(messages)
+    assert LONE.write_answer_and(9, value, [id], {lent: 1}) == expected
+    assert LONE.read_answer_freeing(expected, 9, id, lent) == value
+    for other in [(10, id, lent), (9, id + 1, lent), (9, id, lent - 1)]:
+        assert LONE.read_answer_freeing(expected, *other) is UNUSUAL
+
+
+def test_a_reference_with_a_long_id_is_released_in_the_general_way() -> None:
+    assert LONE.write_answer_and(9, 5, [], {-(1 << 32): 1}) is not None
+    assert LONE.write_answer_and(9, 5, [], {-(1 << 32) - 1: 1}) is None
+
+
+@pytest.mark.parametrize("target", [-1, -24, -25, -300, -65_536, -65_537])
+@pytest.mark.parametrize("args", [(), (5,), ("text", 300)])
+def test_a_call_of_a_callback_is_read_whole_or_not_at_all(target, args) -> None:
+    frame = _frame(target, (), args)
+    assert LONE.read_call(frame) == (target, [], list(args), False)
+    for end in range(1, len(frame)):
+        assert LONE.read_call(frame[:end]) is None
+
+
 def _both(id: int, both: tuple[Any, list[int], list[int]]) -> list[Any]:
     value, answers, pair = both
     return [[RESOLVE, id, value], [RELEASE, answers, [pair]]]
@@ -305,6 +343,11 @@ def _both(id: int, both: tuple[Any, list[int], list[int]]) -> list[Any]:
         st.binary(max_size=24).map(lambda rest: b"\x82\x83\x05\x07" + rest),
         st.binary(max_size=9).map(lambda rest: b"\x82\x83\x05\x07\x01\x83\x07\x80" + rest),
         st.binary(max_size=9).map(lambda rest: b"\x82\x83\x05\x07\x01\x83\x07\x80\x81\x82" + rest),
+        st.binary(max_size=9).map(
+            lambda rest: b"\x82\x83\x05\x07" + rest + b"\x83\x07\x81\x07\x81\x82\x20\x01"
+        ),
+        st.binary(max_size=24).map(lambda rest: b"\x81\x84\x01\x39" + rest),
+        st.binary(max_size=24).map(lambda rest: b"\x81\x84\x01\x39\x01\x00\x80" + rest),
         st.binary(max_size=24).map(lambda rest: b"\x81\x84\x01\x00\x81" + rest),
         st.binary(max_size=24).map(lambda rest: b"\x81\x84\x01\x00\x81\x63add" + rest),
         st.binary(max_size=24).map(lambda rest: b"\x81\x83\x05\x07" + rest),
@@ -359,6 +402,11 @@ def _read_as_in_the_general_way(data: bytes) -> None:
     both = LONE.read_answer_and(data, 7)
     if both is not None:
         assert repr(_messages(data)) == repr((_both(7, both), False))
+    for answer, lent in [(7, -1), (24, -25), (300, -70_000)]:
+        value = LONE.read_answer_freeing(data, 7, answer, lent)
+        if value is not UNUSUAL:
+            expected = _both(7, (value, [answer], [lent, 1]))
+            assert repr(_messages(data)) == repr((expected, False))
 
 
 NOT_TEXT = b"\xed\xa0\x80" + b"x" * 20_000  # half of a surrogate pair
@@ -409,10 +457,13 @@ def test_behind_a_part_of_a_frame_nothing_comes_alone() -> None:
     both: Any = codec.frame([codec.resolve(7, 1, _nothing), codec.release([], [(-1, 1)])])
     assert codec.lone.read_call(call) is not None
     assert codec.lone.read_answer_and(both, 7) is not None
+    freeing: Any = codec.frame([codec.resolve(7, 1, _nothing), codec.release([3], [(-1, 1)])])
+    assert codec.lone.read_answer_freeing(freeing, 7, 3, -1) == 1
     assert list(codec.feed(call[:3])) == []
     assert codec.lone.read_call(call) is None
     assert codec.lone.read_answer(_framed(codec.resolve(7, 1, _nothing)), 7) is UNUSUAL
     assert codec.lone.read_answer_and(both, 7) is None
+    assert codec.lone.read_answer_freeing(freeing, 7, 3, -1) is UNUSUAL
 
 
 @pytest.mark.parametrize("id", [-1, -24, -25, -256, -257, -65536])

@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--hosts", type=int, choices=(2, 3), default=3)
     parser.add_argument("--lazy", action="store_true", help="start coroutines as trio does")
+    parser.add_argument("--alone", action="store_true", help="take the short way, as on asyncio")
     parser.add_argument("--profile", help="the only one, in place of all by turns")
     parser.add_argument("--dialect", default="cbor", help="what they speak")
     parser.add_argument("--sabotage", nargs="*", metavar="WORD", help="breaks with such a name")
@@ -34,6 +35,7 @@ def main() -> None:
         options.steps,
         hosts=options.hosts,
         eager=not options.lazy,
+        alone=options.alone,
         profile=options.profile,
         dialect=options.dialect,
     )
@@ -45,6 +47,7 @@ def run(
     *,
     hosts: int,
     eager: bool,
+    alone: bool,
     profile: str | None,
     dialect: str = "cbor",
 ) -> None:
@@ -59,7 +62,9 @@ def run(
     done = 0
     while done < steps:
         world_seed = seed * 1_000_003 + done
-        world = World(world_seed, hosts=hosts, eager=eager, profile=profile, dialect=dialect)
+        world = World(
+            world_seed, hosts=hosts, eager=eager, alone=alone, profile=profile, dialect=dialect
+        )
         piece = min(PIECE, steps - done)
         try:
             world.run(piece)

@@ -16,6 +16,15 @@ def test_nothing_is_lost_reordered_freed_early_or_left(hosts: int, eager: bool, 
 
 
 @pytest.mark.parametrize("hosts", [2, 3])
+@pytest.mark.parametrize("eager", [True, False])
+@pytest.mark.parametrize("seed", range(4, 8))
+def test_the_same_where_what_is_alone_takes_the_short_way(
+    hosts: int, eager: bool, seed: int
+) -> None:
+    World(seed, hosts=hosts, eager=eager, alone=True).run(1500)
+
+
+@pytest.mark.parametrize("hosts", [2, 3])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_same_where_javascript_is_spoken(hosts: int, seed: int) -> None:
     World(seed, hosts=hosts, eager=seed % 2 == 0, dialect="capnweb").run(1500)

@@ -362,6 +362,7 @@ class World:
         seed: of all that happens, or what makes all choices.
         hosts: how many; 2 or 3.
         eager: coroutine handlers start inline.
+        alone: what has a frame to itself takes the short way.
         profile: the name of the only one, in place of all by turns.
         dialect: what they speak. Where the same object is another stub each time, that is not held
             against them.
@@ -373,6 +374,7 @@ class World:
         *,
         hosts: int = 2,
         eager: bool = True,
+        alone: bool = False,
         profile: str | None = None,
         dialect: str = "cbor",
     ) -> None:
@@ -403,6 +405,7 @@ class World:
                 for host, side in ((one, near), (other, far)):
                     host.sides.append(side)
                     side.eager = eager
+                    side.alone = alone
                     self.host_of[id(side)] = host
 
     def run(self, steps: int) -> None:
