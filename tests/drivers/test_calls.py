@@ -20,6 +20,7 @@ import anyio.to_thread
 import pytest
 
 import capnode_py as capnode
+from capnode_py._cell import Cell
 
 
 class Account(capnode.Target):
@@ -827,3 +828,47 @@ async def test_peers_work_in_a_loop_with_eager_tasks(any_road):
     asyncio.get_running_loop().set_task_factory(factory)
     near, _ = await any_road.open(far_index={"add": lambda a, b: a + b})
     assert await asyncio.gather(*(near.index.add(n, 1) for n in range(50))) == list(range(1, 51))
+
+
+@contextlib.asynccontextmanager
+async def _socket_pair(far_index: Any) -> AsyncIterator[tuple[capnode.Peer, capnode.Peer]]:
+    """Two peers of the fast driver, on a socket."""
+    one, other = socket.socketpair()
+    async with (
+        asyncio.TaskGroup() as group,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        opening = group.create_task(stack.enter_async_context(capnode.attach(one)))
+        far = await stack.enter_async_context(capnode.attach(other, index=far_index))
+        yield await opening, far
+
+
+@pytest.mark.drivers("asyncio", "uvloop")
+async def test_a_call_that_comes_alone_waits_behind_those_that_have_not_begun(driver):
+    """It is told apart where it is read, and is run there; what waits for its task goes first."""
+    order: list[str] = []
+    async with _socket_pair({"late": lambda: order.append("late")}) as (near, far):
+        first = Cell(far._session)
+        first.watch(lambda _: order.append("first"))
+        far._driver.fence(first)
+        call = near.index.late()  # the first: with a later one a release would come
+        here: Any = near._driver
+        there: Any = far._driver
+        here._flush()
+        there._readable()
+        assert order == []
+        await call
+        assert order == ["first", "late"]
+
+
+@pytest.mark.drivers("asyncio", "uvloop")
+async def test_a_call_that_comes_alone_and_fails_is_answered_once(driver):
+    def fail() -> None:
+        raise ValueError("no")
+
+    async with _socket_pair({"fail": fail, "add": lambda a, b: a + b}) as (near, _far):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="no"):
+                await near.index.fail()
+            assert await near.index.add(1, 2) == 3
+            assert await near.index.add(3, 4) == 7
