@@ -1777,7 +1777,7 @@ BREAKS = [
     Break(
         "6",
         "a call that comes alone is begun ahead of one that waits for its task",
-        "driver/asyncio.py",
+        "driver/_base.py",
         "        if self.starting or session.kept:\n",
         "        if session.kept:\n",
         ("drivers/calls::a_call_that_comes_alone_waits_behind_those_that_have_not_begun[asyncio]",),
@@ -1785,7 +1785,7 @@ BREAKS = [
     Break(
         "8",
         "a call that comes alone and fails is answered once more, by what tells that it was",
-        "driver/asyncio.py",
+        "driver/_base.py",
         "        if result is not TOLD:\n            frame",
         "        if True:\n            frame",
         ("drivers/calls::a_call_that_comes_alone_and_fails_is_answered_once[asyncio]",),
