@@ -96,8 +96,12 @@ class TrioDriver(TaskDriver, DescriptorDriver):
     async def _read(self) -> None:
         reader = self._reader
         while reader is self._reader:
-            await trio.lowlevel.wait_readable(self._read_fd)
-            self._readable()
+            try:
+                await trio.lowlevel.wait_readable(self._read_fd)
+            except OSError as error:  # a file, which is always ready
+                self._end_of_stream(error)
+            else:
+                self._readable()
 
     def watch_writing(self) -> None:
         self._writer = self._start(self._write_on)
@@ -110,8 +114,12 @@ class TrioDriver(TaskDriver, DescriptorDriver):
     async def _write_on(self) -> None:
         writer = self._writer
         while writer is self._writer:
-            await trio.lowlevel.wait_writable(self._write_fd)
-            self._writable()
+            try:
+                await trio.lowlevel.wait_writable(self._write_fd)
+            except OSError as error:
+                self._write_failed(error)
+            else:
+                self._writable()
 
     # The end.
 

@@ -17,7 +17,9 @@ import pytest
 
 import capnode_py as capnode
 from capnode_py import Limits
+from capnode_py._doors import opened
 from capnode_py._messages import ABORT, BYE, RESOLVE, SEND, Hello
+from capnode_py._peer import make_peer, make_settings
 from capnode_py.codec.cbor import CborCodec
 from capnode_py.driver.anyio import DescriptorStream
 
@@ -622,6 +624,16 @@ async def test_an_interrupt_in_a_handler_fails_its_call_and_not_the_loop(any_roa
     with pytest.raises(capnode.RemoteError, match="exited by KeyboardInterrupt"):
         await near.index.interrupt()
     assert await near.index.add(1, 2) == 3
+
+
+@pytest.mark.drivers("trio")
+async def test_what_trio_cannot_wait_for_breaks_the_connection_and_not_the_loop(driver, tmp_path):
+    """A file, as in ``child < file``."""
+    (tmp_path / "file").touch()
+    fd = os.open(tmp_path / "file", os.O_RDWR)
+    settings = make_settings(None, None, "cbor", QUICK, "", tracebacks=True)
+    with pytest.raises(capnode.PeerLost, match=r"broke: .*not permitted"):
+        await opened(make_peer(capnode.Peer, (fd, fd), settings))
 
 
 async def test_the_names_of_keyword_arguments_are_all_free(any_road):
