@@ -8,12 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
+from os import read, write
 from threading import local
 from typing import Any, Protocol, cast
 
 from .._errors import PeerLost
 from .._long import Encoded, Piece, flat
-from ._base import RELEASE_DELAY, Driver, Event, end_writing
+from .._messages import CALL
+from ._base import RELEASE_DELAY, Driver, Event, end_writing, logger
 
 SMALL_READ = 64 * 1024
 _LARGE_READ = 256 * 1024  # a socket holds no more, by default
@@ -292,3 +294,91 @@ class DescriptorDriver(Driver):
                 os.close(fd)
         self._read_fd = self._write_fd = -1
         self._write_ended = True
+
+
+class LaneDriver(DescriptorDriver):
+    """That of an event loop. What comes alone, a call or an answer, is handled where it is read,
+    and what leaves alone is a frame already.
+
+    Attributes:
+        flush_behind: where a loop runs tasks in the order in which they wake: has `flush_said`
+            called behind those that wake in this turn.
+    """
+
+    flush_behind: Callable[[], object]
+
+    def __init__(self, read_fd: int, write_fd: int, **settings: Any) -> None:
+        self._woke = False  # a task, in this turn, which is to be flushed behind
+        super().__init__(read_fd, write_fd, **settings)
+        self._exchange = self.session.exchange
+
+    def flush_said(self) -> None:
+        """What tasks have said since they woke; releases alone still wait for company."""
+        self._flushing = False
+        frame = self.session.leave()
+        if frame is not None:
+            self.write_frame(frame)
+            return
+        frames = self.session.flush_turn()
+        if frames:
+            self._write(frames)
+
+    def _readable(self) -> None:
+        """What this saves, of a call that is awaited alone, and of its answer, is a third."""
+        exchange = self._exchange
+        data: Any
+        try:
+            data = self._read_much() if self._reads_much else read(self._read_fd, SMALL_READ)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end_of_stream(error)
+            return
+
+        word = exchange.word(data) if exchange.open and type(data) is bytes else None
+        if word is None:
+            self._was_read(data)
+            return
+        self._in_turn = True
+        try:
+            handled = self.serve_alone(data) if word == CALL else exchange.settle(data, word)
+        except Exception as error:  # noqa: BLE001 - it is told
+            logger.exception("a bug in capnode_py ends the session; please report it")
+            self._broke(error)
+            handled = True
+        finally:
+            self._in_turn = False
+        if not handled:
+            self._was_read(data)
+        else:
+            self.end_turn()
+
+    def end_turn(self) -> None:
+        session = self.session
+        if self._exchange.outbox.size or session.noted:
+            frame = session.leave()
+            if frame is not None:
+                self.write_frame(frame)
+            elif frames := session.flush_turn():
+                self._write(frames)
+        if self._woke:
+            self._woke = False
+            if not self._flushing:
+                # What they say leaves in the loop's same round, where a flush that they ask for
+                # would take one more, and one more poll.
+                self._flushing = True
+                self.flush_behind()
+
+    def write_frame(self, frame: bytes) -> None:
+        """`_write`, for what nearly all turns write."""
+        if self._unwritten or self._write_ended:
+            self._write_behind([frame])
+            return
+        try:
+            written = write(self._write_fd, frame)
+        except OSError:  # it is tried again, and found out
+            written = 0
+        if written < len(frame):
+            self._write_behind([memoryview(frame)[written:]])
+        elif self._drained or self.session.kept:
+            self.wrote(0)

@@ -12,22 +12,19 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from os import read, write
 from typing import Any
 
 from .._cell import FULFILLED, Answer, Call, Cell
 from .._errors import PeerClosed
-from .._messages import CALL
 from .._tables import Running
-from ._base import logger
-from ._descriptor import SMALL_READ, DescriptorDriver
+from ._descriptor import LaneDriver
 
 _EAGER = sys.version_info >= (3, 12)
 
 _MOST_WORKERS = 1000  # threads of `in_thread` handlers, made as they are needed
 
 
-class AsyncioDriver(DescriptorDriver):
+class AsyncioDriver(LaneDriver):
     """See the module.
 
     Args:
@@ -39,12 +36,11 @@ class AsyncioDriver(DescriptorDriver):
         self._loop = asyncio.get_running_loop()
         self._workers: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._woke = False  # a task, in this turn
         self._waker = self._wake  # one bound method for all who wait
         self._make_future = self._loop.create_future
         self._call_soon = self._loop.call_soon
+        self.flush_behind = partial(self._call_soon, self.flush_said)
         super().__init__(read_fd, write_fd, **settings)
-        self._exchange = self.session.exchange
 
     def here(self) -> bool:
         return asyncio._get_running_loop() is self._loop
@@ -91,17 +87,6 @@ class AsyncioDriver(DescriptorDriver):
         if not self._flushing and not self._in_turn:
             self._flushing = True
             self._call_soon(self._flush)
-
-    def _flush_said(self) -> None:
-        """What tasks have said since they woke; releases alone still wait for company."""
-        self._flushing = False
-        frame = self.session.leave()
-        if frame is not None:
-            self.write_frame(frame)
-            return
-        frames = self.session.flush_turn()
-        if frames:
-            self._write(frames)
 
     def wait(self, cell: Cell) -> asyncio.Future[None]:
         future = self._make_future()
@@ -210,66 +195,6 @@ class AsyncioDriver(DescriptorDriver):
 
     def unwatch_writing(self) -> None:
         self._loop.remove_writer(self._write_fd)
-
-    def _readable(self) -> None:
-        """What this saves, of a call that is awaited alone, and of its answer, is a third."""
-        exchange = self._exchange
-        data: Any
-        try:
-            data = self._read_much() if self._reads_much else read(self._read_fd, SMALL_READ)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._end_of_stream(error)
-            return
-
-        word = exchange.word(data) if exchange.open and type(data) is bytes else None
-        if word is None:
-            self._was_read(data)
-            return
-        self._in_turn = True
-        try:
-            handled = self.serve_alone(data) if word == CALL else exchange.settle(data, word)
-        except Exception as error:  # noqa: BLE001 - it is told
-            logger.exception("a bug in capnode_py ends the session; please report it")
-            self._broke(error)
-            handled = True
-        finally:
-            self._in_turn = False
-        if not handled:
-            self._was_read(data)
-        else:
-            self.end_turn()
-
-    def end_turn(self) -> None:
-        session = self.session
-        if self._exchange.outbox.size or session.noted:
-            frame = session.leave()
-            if frame is not None:
-                self.write_frame(frame)
-            elif frames := session.flush_turn():
-                self._write(frames)
-        if self._woke:
-            self._woke = False
-            if not self._flushing:
-                # Behind the tasks that wake now: what they say leaves in the loop's same round,
-                # where a flush that they ask for would take one more, and one more poll.
-                self._flushing = True
-                self._call_soon(self._flush_said)
-
-    def write_frame(self, frame: bytes) -> None:
-        """`_write`, for what nearly all turns write."""
-        if self._unwritten or self._write_ended:
-            self._write_behind([frame])
-            return
-        try:
-            written = write(self._write_fd, frame)
-        except OSError:  # it is tried again, and found out
-            written = 0
-        if written < len(frame):
-            self._write_behind([memoryview(frame)[written:]])
-        elif self._drained or self.session.kept:
-            self.wrote(0)
 
     def release_stream(self) -> None:
         if self._workers is not None:

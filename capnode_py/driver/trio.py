@@ -17,11 +17,11 @@ from trio.lowlevel import Abort, Task
 
 from .._cell import Cell
 from ._base import logger
-from ._descriptor import DescriptorDriver
+from ._descriptor import LaneDriver
 from .anyio import TaskDriver
 
 
-class TrioDriver(TaskDriver, DescriptorDriver):
+class TrioDriver(TaskDriver, LaneDriver):
     """See the module.
 
     Args:
@@ -64,7 +64,7 @@ class TrioDriver(TaskDriver, DescriptorDriver):
             if not self._flushing:
                 self._flusher = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._stop_flushing)
-            self._flush()
+            self.flush_said()
 
     def _stop_flushing(self, _raise: object) -> Abort:
         self._flusher = None
@@ -131,7 +131,7 @@ class TrioDriver(TaskDriver, DescriptorDriver):
         for fd in {self._read_fd, self._write_fd}:
             if fd >= 0:
                 trio.lowlevel.notify_closing(fd)
-        DescriptorDriver.release_stream(self)
+        LaneDriver.release_stream(self)
 
 
 def _resume(task: Task, _cell: Cell) -> None:
