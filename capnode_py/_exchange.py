@@ -161,7 +161,7 @@ class Exchange:
         """The value of the answer, if that is all that has come; else UNUSUAL."""
         value = self._lone.read_answer(data, id)
         if value is UNUSUAL:
-            return self._hear_freeing(id, data)
+            return self._hear_freeing(id, data) if self.word(data) == RELEASE else UNUSUAL
         size = len(data)
         self._session.bytes_received += size
         self._incoming.messages += 1

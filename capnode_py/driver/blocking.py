@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from .._cell import FULFILLED, REJECTED, Call, Cell
 from .._errors import LimitExceeded, again
 from .._incoming import TOLD
-from .._messages import RESOLVE, UNUSUAL, Codec, Path, Recording
+from .._messages import CALL, UNUSUAL, Codec, Path, Recording
 from .._reach import DESCRIBE, FAR, IN_THREAD, callable_from_afar, reach
 from .._seam import as_cell
 from .._session import Session
@@ -500,8 +500,8 @@ class BlockingDriver(DescriptorDriver):
                         data = read(self._read_fd, SMALL_READ)
                     except OSError:
                         break
-                if asks and exchange.word(data) == RESOLVE:
-                    if exchange.settle(data):
+                if asks and (word := exchange.word(data)) != CALL:
+                    if word is not None and exchange.settle(data, word):
                         return
                     break
                 running = exchange.take(data)
