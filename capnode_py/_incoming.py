@@ -556,7 +556,7 @@ class Incoming:
 
     def _pong(self, message: list[Any]) -> None:
         (nonce,) = _fields(message, 1)
-        if not self._session.ponged(nonce):
+        if not self._session.pings.ponged(nonce):
             raise RemoteProtocolError(f"a pong that answers no ping: {_shorten(message)}")
 
     def _bye(self, message: list[Any]) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable
-from functools import partial
 from typing import Any, Protocol, cast
 
 from ._cell import FULFILLED, NOT_YET, PENDING, PULLED, REJECTED, UNDECIDED, Answer, Call, Cell
@@ -46,7 +45,6 @@ from ._messages import (
     BYE,
     CANCEL,
     IN_RECORDING,
-    PING,
     PULL,
     UNNAMED,
     Codec,
@@ -59,6 +57,7 @@ from ._messages import (
 from ._outbox import WAITS_UP_TO, Outbox
 from ._outgoing import Outgoing
 from ._payload import Hole
+from ._pings import Pings
 from ._reach import ATOMS
 from ._router import Router
 from ._seam import Host, Seam, as_cell
@@ -158,6 +157,7 @@ class Session:
         holding: what those want to know who hold and are held.
         delegation: cap_ids.
         circles: promises of the other side that calls go on through.
+        pings: those that are under way.
     """
 
     def __init__(
@@ -175,10 +175,6 @@ class Session:
         self._hello = hello
         self._notes: deque[Import] = deque()
         self.noted = False
-        self._pings: dict[int, Callable[[], None]] = {}
-        self._last_nonce = 0
-        self._reading_back: set[Cell] = set()
-        self._pinging: set[Cell] = set()
         self.traits: Traits = codec.traits
         self.imports = ImportTable(self._note, gapless=self.traits.gapless)
         self.exports = ExportTable(self, limits.max_exports, reuse=self.traits.reuse_export_ids)
@@ -197,6 +193,8 @@ class Session:
         self.circles = Circles(self, limits)
         self.holding = Holding(self, driver, codec, self._outbox, host, get_index)
         self.outgoing: Outgoing = Outgoing(self, codec, self._outbox, self._seam, limits)
+        self.pings = Pings(self, self._outbox, self.outgoing, self._router)
+        self.ping = self.pings.ping
         self._is_here = driver.here
         self._waits_in_place = driver.waits_in_place
         self.delegation = Delegation(self, hello, self._seam, get_index)
@@ -380,49 +378,6 @@ class Session:
         """The value of a question is wanted, whose call has left as a push."""
         if self.error is None:
             self.control(PULL, cell.import_id)
-
-    def ping(
-        self, passed: Callable[[], None], target: int | None = None, nonce: int | None = None
-    ) -> None:
-        """Call `passed` when the pong comes; with an id, a position on that promise."""
-        where: tuple[int, ...] = ()
-        if target is not None:
-            where = (target,)
-            passed = partial(self._router.behind, passed)  # the calls before the pong may be kept
-        self._outbox.hurry()  # what was given up before the ping is gone when its pong comes
-        if not self.traits.ping:
-            self._read_back(passed, target)
-            return
-        if nonce is None:
-            self._last_nonce = nonce = self._last_nonce + 1
-        self._pings[nonce] = passed
-        self.control(PING, nonce, *where)
-
-    def _read_back(self, passed: Callable[[], None], target: int | None) -> None:
-        """A ping where there is no such word: what comes back stands behind all that the other side
-        has sent on before."""
-        cell = self.outgoing.echo(target)
-        self._reading_back.add(cell)
-
-        def read(cell: Cell) -> None:
-            self._reading_back.discard(cell)
-            if self.error is None:
-                passed()
-
-        cell.watch(read)
-
-    def ponged(self, nonce: Any) -> bool:
-        """The answer of a ping has come; False if there was no such ping."""
-        passed = self._pings.pop(nonce, None) if type(nonce) is int else None
-        if passed is not None:
-            passed()
-        return passed is not None
-
-    def ping_through(self, cell: Cell) -> None:
-        """A liveness ping, whose pong fulfils `cell`."""
-        self.ping(partial(cell.fulfil, None))
-        self._pinging.add(cell)
-        cell.watch(self._pinging.discard)
 
     def say_bye(self) -> None:
         """No more calls from us. Running answers finish."""
@@ -751,9 +706,7 @@ class Session:
         self.exports.clear()
         self._router.clear()
         self._seam.clear()
-        for cell in list(self._pinging):
-            cell.reject(error)
-        self._pings.clear()
+        self.pings.end(error)
         self._outbox.clear()
         if last is not None:
             self._outbox.add(last)

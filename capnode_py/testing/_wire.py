@@ -407,7 +407,7 @@ class FakeDriver(Driver):
             "bytes of kept calls": session._router._kept_bytes,
             "payloads that wait": session._router._waiting,
             "paths that promises came to": session._seam.resolved_paths,
-            "pings": session._pings,
+            "pings": session.pings.pending,
             "notes": session._notes,
             "unsent bytes": session.backlog(),
             "frames to come": self.inbox,

@@ -597,7 +597,7 @@ def test_calls_by_a_path_go_where_it_was_resolved_to_though_the_promise_is_dropp
     near.flush()
     while far.inbox:
         far.deliver()
-    while near.session._pings:
+    while near.session.pings.pending:
         near.deliver()
     assert scenario.recorder.seen == [0, 1]  # they went to what was read, and not round again
     assert not near.session._seam.resolved_paths

@@ -436,7 +436,7 @@ BREAKS = [
     Break(
         "5, 13",
         "a pong overtakes the calls that are kept",
-        "_session.py",
+        "_pings.py",
         "            passed = partial(self._router.behind, passed)  #",
         "            pass  #",
         ("order::a_pong_does_not_overtake_the_calls_that_are_kept",),
@@ -1867,7 +1867,7 @@ BREAKS = [
     Break(
         "web",
         "what comes home is used before it has been read back",
-        "_session.py",
+        "_pings.py",
         "            self._read_back(passed, target)\n",
         "            passed()\n",
         ("capnweb/order::a_promise_that_comes_home_is_held_until_it_has_been_read_back",),
