@@ -107,7 +107,7 @@ class Exchange:
             return self._outgoing.call(target, path, args, kwargs)
         frame: bytes | None = self._lone.write_call(target, path, args, self._to_ref)
         if exports.uncommitted:
-            self._commit(sent=frame is not None)
+            self._commit(frame is not None)
         if frame is None:
             return self._outgoing.call(target, path, args, kwargs)
         imports = self._imports
@@ -132,7 +132,7 @@ class Exchange:
         if type(args) is tuple and not kwargs and outbox.due < WAITS_UP_TO:
             frame: bytes | None = self._lone.write_call(target, path, args, self._to_ref)
             if self._exports.uncommitted:
-                self._commit(sent=frame is not None)
+                self._commit(frame is not None)
             if frame is not None:
                 outbox.messages += 1
                 outbox.bytes += len(frame)
@@ -147,7 +147,7 @@ class Exchange:
         self._imports.last_question += 1
         return outbox.alone(message)
 
-    def _commit(self, *, sent: bool) -> None:
+    def _commit(self, sent: bool) -> None:  # noqa: FBT001 - its two callers pass what they see
         """Functions were exported: they have gone out, or the general way will do it again."""
         exports = self._exports
         if sent:
@@ -341,7 +341,7 @@ class Exchange:
             frame = self._lone.write_answer_and(id, result, *outbox.riding())
             if frame is not None:
                 outbox.rode()
-                outbox.add_lone(frame, messages=2)
+                outbox.add_lone(frame, None, 2)
                 return
         else:
             frame = self._lone.write_answer(id, result)

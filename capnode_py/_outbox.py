@@ -168,11 +168,11 @@ class Outbox:
         self._answered.append(id)
         self.due += size + EACH_RELEASE
 
-    def release_answer(self, id: int) -> None:
-        """The question is settled, or was dropped."""
+    def release_answers(self, ids: list[int]) -> None:
+        """The questions are settled, or were dropped."""
         if not self._answered and not self.size:
             self._wake_later()
-        self._answered.append(id)
+        self._answered += ids
         self.due = WAITS_UP_TO
 
     def hurry(self) -> None:

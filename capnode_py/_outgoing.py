@@ -71,8 +71,10 @@ class Outgoing:
 
     def made(self, mark: int, message: Encoded, path: Path) -> Cell:
         """A call has been encoded: the cell of its question."""
-        cell = Cell(self._session, 0, path)
-        self._outbox.add(message, self._imports.add_question(cell))
+        imports = self._imports
+        imports.last_question = id = imports.last_question + 1
+        cell = Cell(self._session, id, path)
+        self._outbox.add(message, imports.enter_question(cell))
         if self._uncommitted:
             self._commit(mark)
         return cell

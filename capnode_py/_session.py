@@ -580,10 +580,24 @@ class Session:
         """Release what the collector has found dropped."""
         self.noted = False
         entries = self.imports.entries
+        incoming = self.incoming
+        ended = self.error is not None
+        answers: list[int] = []
         while self._notes:
             entry = self._notes.popleft()
-            if entries.get(entry.id) is entry:  # else it is stale
-                self.release(entry.id)
+            id = entry.id
+            if entries.get(id) is not entry:  # it is stale
+                continue
+            if ended or not entry.received or incoming.resolved or incoming.broken_ids:
+                self.release(id)
+                continue
+            del entries[id]  # what `release` does, in fewer steps
+            if id < 0:
+                self._outbox.release_reference(id, entry.received)
+            else:
+                answers.append(id)
+        if answers:
+            self._outbox.release_answers(answers)
 
     def release(self, id: int) -> None:
         """Take an import out of the table, and tell the other side."""
@@ -594,7 +608,7 @@ class Session:
         if self.error is not None or entry is None or not entry.received:
             return
         if id > 0:
-            self._outbox.release_answer(id)
+            self._outbox.release_answers([id])
         else:
             self._outbox.release_reference(id, entry.received)
 

@@ -115,6 +115,7 @@ _TEXT_HEADS = [_head(0x60, n) for n in range(256)]
 _LIST_HEADS = [_head(0x80, n) for n in range(256)]
 _MAP_HEADS = [_head(0xA0, n) for n in range(256)]
 _REF_HEAD = _head(0xC0, TAG_REF)
+_NO_ITEMS = _LIST_HEADS[0]
 _PAIR = _LIST_HEADS[2]
 _MINE_HEAD = _REF_HEAD + _LIST_HEADS[2] + _SMALL_INTS[_MINE]
 _LASTING_HEAD = _REF_HEAD + _LIST_HEADS[3] + _SMALL_INTS[_MINE]
@@ -271,6 +272,8 @@ class CborCodec:
         if type(args) is Recording:
             return self._map(_CALL + at + steps, args, to_ref)
         size = len(args)
+        if not size and not kwargs:  # as in most calls that a pipeline goes through
+            return _CALL + at + steps + _NO_ITEMS
         head = _LIST_HEADS[size] if size < 256 else _head(0x80, size)
         parts: list[Piece] = [_CALL_WITH_KWARGS if kwargs else _CALL, at, steps, head]
         long: list[int] = []

@@ -116,10 +116,10 @@ class Lone:
             frame = _CALL + at + _NO_PATH + _LISTS[len(args)]
         else:
             frame = self._starts.get((target, path, len(args)))
-        if frame is None:
-            frame = self._start(target, path, len(args))
             if frame is None:
-                return None
+                frame = self._start(target, path, len(args))
+                if frame is None:
+                    return None
         for value in args:
             if type(value) is int and 0 <= value < _SMALL:
                 frame += _INTS[value]
@@ -149,9 +149,11 @@ class Lone:
         at = _IDS.get(target) or _long_id(target)
         if not at or steps is None or count >= _SHORT:
             return None
-        if len(self._starts) == _HEADS_NOTED:
-            self._starts.clear()
-        self._starts[target, path, count] = start = _CALL + at + steps + _LISTS[count]
+        start = _CALL + at + steps + _LISTS[count]
+        if target <= 0:  # else an answer, which is called through once
+            if len(self._starts) == _HEADS_NOTED:
+                self._starts.clear()
+            self._starts[target, path, count] = start
         return start
 
     def write_answer(self, id: int, value: Any, /) -> bytes | None:
