@@ -13,7 +13,6 @@ It runs on every driver: what waits here waits by the driver's own events.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import subprocess
@@ -24,14 +23,15 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ._errors import CapnodeError, PeerDied, PeerLost
+from ._log import get_logger
 from ._start import Recipe, Started, as_line, signal_group
 from .driver._base import LOOP_ENDED
 
 if TYPE_CHECKING:
     from .driver._base import Driver
 
-logger = logging.getLogger("capnode_py.spawn")
-stderr_logger = logging.getLogger("capnode_py.child")
+logger = get_logger("capnode_py.spawn")
+stderr_logger = get_logger("capnode_py.child")
 
 _TAIL_LINES = 20
 _LONGEST_LINE = 64 * 1024  # what of a line on stderr is taken for a line of its own

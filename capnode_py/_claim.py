@@ -19,8 +19,10 @@ import socket
 import stat
 import sys
 import threading
-from concurrent.futures import Future
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 VARIABLE = "CAPNODE_FD"
 """Of a child's environment, under ``channel="fd"``: its descriptor, and the inode behind it, by
@@ -136,6 +138,8 @@ def _carried_in(fd: int) -> int:
 
 
 def _carried_out(fd: int) -> tuple[int, Future[None]]:
+    from concurrent.futures import Future
+
     ours, theirs = socket.socketpair()
     written: Future[None] = Future()
 

@@ -6,7 +6,6 @@ A door returns when the other side's hello has come, and raises what prevented i
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 from collections.abc import Callable, Collection, Coroutine, Generator, Sequence
@@ -29,6 +28,7 @@ from ._addresses import (
 from ._capnode import Capnode, Index
 from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
+from ._log import get_logger
 from ._peer import (
     Carrier,
     I_co,
@@ -45,7 +45,7 @@ from ._websocket import accept as websocket_accept
 from ._websocket import connect as websocket_connect
 from .driver.anyio import DescriptorStream, start_background
 
-logger = logging.getLogger("capnode_py.doors")
+logger = get_logger("capnode_py.doors")
 
 
 class Closable(Protocol):

@@ -310,8 +310,10 @@ def format_far(error: BaseException) -> str | None:
     if tb is None:  # not raised here, but passed on
         return error.remote_traceback if isinstance(error, RemoteError) else None
 
-    from traceback import TracebackException
-
+    try:
+        from traceback import TracebackException
+    except OSError:  # no descriptor is left to load it by, which may be what is raised
+        return None
     lines = TracebackException(type(error), error, tb, limit=-_MAX_FRAMES).format()
     return "".join(lines)[-_MAX_TEXT:].rstrip("\n")
 

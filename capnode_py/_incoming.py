@@ -6,7 +6,6 @@ which ends the session: ids are counted on both sides, so there is no going on f
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +17,7 @@ from ._cap_ids import redacted
 from ._cell import FULFILLED, PULLED, UNDECIDED, Answer, Call, Cell, Position
 from ._circles import PROBE
 from ._errors import LocalProtocolError, PeerLost, RemoteError, RemoteProtocolError
+from ._log import get_logger
 from ._long import Frame
 from ._messages import (
     ABORT,
@@ -49,7 +49,7 @@ from ._tables import Export, Running
 if TYPE_CHECKING:
     from ._session import Driver, Session
 
-logger = logging.getLogger("capnode_py.session")
+logger = get_logger("capnode_py.session")
 
 _LEAVES = frozenset((int, str, type(None), bool, float, bytes))
 _NONE: frozenset[int] = frozenset()

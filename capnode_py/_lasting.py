@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import inspect
-import logging
 import math
 import secrets
 import threading
@@ -17,10 +16,11 @@ from weakref import WeakKeyDictionary
 from ._arguments import check_seconds
 from ._cap_ids import CapId, Unknown, at_random, of_name, parse
 from ._holders import Holder, holders
+from ._log import get_logger
 from ._reach import held_targets, reference_key
 from ._stub import FUNCTIONS, Promise, Stub, Target
 
-logger = logging.getLogger("capnode_py.host")
+logger = get_logger("capnode_py.host")
 
 _SHORTEST_SECRET = 16
 

@@ -4,7 +4,6 @@ not wait, and so is the same on every driver.
 
 from __future__ import annotations
 
-import logging
 import time
 from abc import abstractmethod
 from collections import deque
@@ -12,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ._errors import PeerClosed, PeerDied, PeerLost, PeerRestarted, again
+from ._log import get_logger
 
 if TYPE_CHECKING:
     pass
 
-logger = logging.getLogger("capnode_py.supervise")
+logger = get_logger("capnode_py.supervise")
 
 RESTART = ("on-failure", "always", "never")
 

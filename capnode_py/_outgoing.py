@@ -5,7 +5,6 @@ A reference counts (rule 1) when the message that carries it is encoded whole, a
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ._cell import FULFILLED, PULLED, Cell, Echo
 from ._errors import LimitExceeded, Released
 from ._limits import Limits
+from ._log import get_logger
 from ._long import Encoded
 from ._messages import SEND, STREAM, At, Codec, Path
 from ._outbox import Outbox
@@ -23,7 +23,7 @@ from ._tables import Export
 if TYPE_CHECKING:
     from ._session import Session
 
-logger = logging.getLogger("capnode_py.session")
+logger = get_logger("capnode_py.session")
 
 _MAY_HOLD = (Target, MethodType, Stub)
 

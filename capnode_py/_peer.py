@@ -7,7 +7,6 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, cast
 
@@ -25,6 +24,8 @@ from .codec.cbor import MAX_NAME, CborCodec
 from .driver._base import Driver
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from typing_extensions import TypeVar as DefaultingTypeVar
 
     from .driver.anyio import Stream

@@ -13,7 +13,6 @@ settles the cell.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable
 from typing import Any, Protocol, cast
@@ -39,6 +38,7 @@ from ._exchange import Exchange
 from ._holding import Holding
 from ._incoming import Incoming
 from ._limits import Limits
+from ._log import get_logger
 from ._long import Encoded
 from ._messages import (
     ABORT,
@@ -64,7 +64,7 @@ from ._seam import Host, Seam, as_cell
 from ._stub import CLOSING, GIVEN_UP, Promise, Stub
 from ._tables import ExportTable, Import, ImportTable, Running
 
-logger = logging.getLogger("capnode_py.session")
+logger = get_logger("capnode_py.session")
 
 VERSIONS = (1,)
 FEATURES = ("map",)

@@ -9,7 +9,6 @@ for a process that may not come. To wait is one line: `SupervisedPeer.wait_start
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable
 from typing import Any, Final, Unpack
 
@@ -19,12 +18,13 @@ import anyio.lowlevel
 from ._doors import Door
 from ._errors import PeerClosed, PeerLost, again
 from ._lives import Lives, Policy, check_callbacks
+from ._log import get_logger
 from ._peer import I_co, Interface, Peer
 from ._spawn import SpawnedPeer, spawn
 from ._start import Command, SpawnOptions, check_names
 from .driver.anyio import start_background
 
-logger = logging.getLogger("capnode_py.supervise")
+logger = get_logger("capnode_py.supervise")
 
 # Tests put a clock of their own here.
 _sleep = anyio.sleep

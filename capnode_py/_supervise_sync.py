@@ -5,7 +5,6 @@ starts it, in `SupervisedPeer.wait_started`; or the thread of `Peer.serve_backgr
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable
 from functools import partial
 from threading import current_thread, get_ident
@@ -15,13 +14,14 @@ from typing import Any, Final, Unpack
 from ._arguments import checked_timeout
 from ._errors import CapnodeError, PeerClosed, again
 from ._lives import Lives, Policy, check_callbacks
+from ._log import get_logger
 from ._peer import I_co, Interface, check_interface
 from ._start import Command, SpawnOptions, recipe_of
 from .driver._pump import Elapsed, Event, Place, complete, place, the_pump
 from .driver.blocking import deadline
 from .sync import Peer, SpawnedPeer, _spawned
 
-logger = logging.getLogger("capnode_py.supervise")
+logger = get_logger("capnode_py.supervise")
 
 
 def supervise(

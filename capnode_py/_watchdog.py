@@ -13,7 +13,6 @@ handler blocks it; or, if calls begin all the while, with how much the loop is b
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 import signal
@@ -23,9 +22,10 @@ import time
 from types import FrameType
 from typing import NoReturn
 
+from ._log import get_logger
 from .driver._base import Driver
 
-logger = logging.getLogger("capnode_py.stdio")
+logger = get_logger("capnode_py.stdio")
 
 EX_UNAVAILABLE = 69
 """The parent was gone, and this program did not end by itself (sysexits.h)."""

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from importlib import import_module
 from types import TracebackType
@@ -48,9 +46,9 @@ from ._addresses import (
 from ._arguments import checked_timeout
 from ._capnode import Capnode, Index
 from ._cell import Cell
-from ._child import Child
 from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
+from ._log import get_logger
 from ._messages import Path, Step
 from ._peer import (
     AnyPeer,
@@ -63,22 +61,23 @@ from ._peer import (
     place_of,
 )
 from ._session import Session
-from ._start import Command, Recipe, SpawnOptions, Started, recipe_of, request_logs, start
-from ._stdio import Service, check_not_by_hand, forward_logs
 from ._stub import Promise
 from ._stub import Stub as AnyStub
 from .driver._pump import Pump, complete, the_pump
 from .driver.blocking import BlockingDriver
 
-logger = logging.getLogger("capnode_py.sync")
+logger = get_logger("capnode_py.sync")
 
-P = TypeVar("P", bound="Peer")
-S = TypeVar("S", bound="SpawnedPeer")
 Q = ParamSpec("Q")
 T = TypeVar("T")
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from typing_extensions import TypeVar as DefaultingTypeVar
+
+    from ._child import Child
+    from ._start import Command, Recipe, SpawnOptions, Started
 
     # Names of this module: see __getattr__.
     from ._supervise_sync import SupervisedPeer as SupervisedPeer  # noqa: PLC0414
@@ -332,6 +331,10 @@ class _View:
             return Promise(self, self.session.call(base, path, args, kwargs)._base, ())
 
 
+P = TypeVar("P", bound=Peer)
+S = TypeVar("S", bound=SpawnedPeer)
+
+
 # The doors.
 
 
@@ -348,12 +351,16 @@ def spawn(
             `Target` class if its methods are plain ones.
         options: as for `capnode_py.spawn`.
     """
+    from ._start import recipe_of
+
     check_interface(interface)
     peer: SpawnedPeer[I_co] = _spawned(SpawnedPeer, recipe_of("spawn", argv, options))
     return peer
 
 
 def _spawned(kind: type[S], how: Recipe) -> S:
+    from ._start import request_logs, start
+
     asked, withdraw = request_logs(how)
     try:
         started = start(how, asked)
@@ -386,6 +393,7 @@ def _watched(
     withdraw: Callable[[], object],
 ) -> Child:
     """A child, whose stderr and whose exit whoever waits sees."""
+    from ._child import Child
 
     def outside(run: Callable[[], object]) -> None:
         pump.do(partial(driver.outside, run))
@@ -741,6 +749,8 @@ def serve_stdio(
 
     Handlers that wait for other things than the parent's answers belong into an event loop.
     """
+    from ._stdio import Service, check_not_by_hand, forward_logs
+
     settings = make_settings(
         index,
         host,

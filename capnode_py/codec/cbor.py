@@ -10,12 +10,11 @@ from __future__ import annotations
 import functools
 import math
 import struct
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from types import FunctionType
-from typing import Any, cast
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, cast
 
 import cbor2
 
@@ -49,6 +48,10 @@ from .._messages import (
 )
 from . import lone
 from .walk import Walk, no_key, no_zone, step_to, too_deep
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+    from uuid import UUID
 
 VERSION = 1
 
@@ -600,6 +603,8 @@ def _bytes(content: Any) -> bytes:
 
 
 def _decimal(_codec: CborCodec, content: Any) -> Decimal:
+    from decimal import Decimal
+
     exponent, mantissa = content
     if type(exponent) is not int or type(mantissa) is not int:
         raise TypeError("a decimal fraction is [exponent, mantissa]")
@@ -608,6 +613,8 @@ def _decimal(_codec: CborCodec, content: Any) -> Decimal:
 
 
 def _uuid(_codec: CborCodec, content: Any) -> UUID:
+    from uuid import UUID
+
     return UUID(bytes=_bytes(content))
 
 
@@ -779,8 +786,10 @@ class _Writer(Walk[Piece]):
             self._dict(dict(value), depth)
         elif isinstance(value, (set, frozenset)):
             self._set(value, depth)
-        elif isinstance(value, (datetime, Decimal, UUID)):
+        elif isinstance(value, datetime) or _is_of(value, "decimal", "Decimal"):
             self._parts.append(_leaf(value))
+        elif _is_of(value, "uuid", "UUID"):
+            self._parts.append(cbor2.dumps(value))
         elif isinstance(value, BaseException):
             self._parts += _error(value, self._tracebacks)
         else:
@@ -858,9 +867,15 @@ def _of_buffer(value: Any) -> Piece | None:
     return _steady(view) if is_array else None
 
 
-def _leaf(value: datetime | Decimal | UUID) -> bytes:
-    if isinstance(value, datetime) and value.tzinfo is None:
-        raise no_zone()
-    if isinstance(value, Decimal) and not value.is_finite():
+def _is_of(value: Any, module: str, name: str) -> bool:
+    """Is it of this class? Of one whose module nobody has loaded there is nothing."""
+    return isinstance(value, getattr(sys.modules.get(module), name, ()))
+
+
+def _leaf(value: datetime | Decimal) -> bytes:
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise no_zone()
+    elif not value.is_finite():
         raise CannotPass("a Decimal that is not finite; write float(value)")
     return cbor2.dumps(value)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-import logging
 import os
 import socket
 import stat
@@ -17,7 +16,6 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from concurrent.futures import Future
 from types import CoroutineType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -26,6 +24,7 @@ from .._cell import REJECTED, Call, Cell
 from .._errors import LocalProtocolError, PeerClosed, PeerLost, Withdrawn, again
 from .._incoming import TOLD
 from .._limits import Limits
+from .._log import get_logger
 from .._messages import Codec, Hello, Recording
 from .._reach import FAR, IN_THREAD, AskedToDescribe, callable_from_afar, forget_found, reach
 from .._seam import Host, as_cell
@@ -34,9 +33,11 @@ from .._stub import Promise, Stub
 from .._tables import Running
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from .._options import Deadlines
 
-logger = logging.getLogger("capnode_py.driver")
+logger = get_logger("capnode_py.driver")
 
 LOOP_ENDED = "the event loop has ended"
 
@@ -440,6 +441,8 @@ class Driver:
 
     def across(self, run: Callable[[], T]) -> Future[T]:
         """Run `run()` in the loop, from any thread."""
+        from concurrent.futures import Future
+
         future: Future[T] = Future()
 
         def go() -> None:
@@ -455,6 +458,8 @@ class Driver:
 
     def outcome(self, make: Callable[[], Promise]) -> Future[Any]:
         """The outcome of the promise that `make()`, run in the loop, gives. From any thread."""
+        from concurrent.futures import Future
+
         future: Future[Any] = Future()
 
         def go() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import os
 import sys
@@ -29,11 +28,12 @@ import anyio.to_thread
 
 from .._cell import Call, Cell
 from .._errors import PeerLost
+from .._log import get_logger
 from .._long import flat
 from .._session import Session
 from ._base import LOOP_ENDED, RELEASE_DELAY, Driver, end_writing
 
-logger = logging.getLogger("capnode_py.driver")
+logger = get_logger("capnode_py.driver")
 
 _READ_SIZE = 256 * 1024
 _BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)

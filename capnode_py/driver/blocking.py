@@ -11,22 +11,21 @@ that runs waits for the other side.
 
 from __future__ import annotations
 
-import logging
 import select
 import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from os import read, write
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._cell import FULFILLED, REJECTED, Call, Cell
 from .._errors import LimitExceeded, again
 from .._incoming import TOLD
+from .._log import get_logger
 from .._messages import CALL, UNUSUAL, Codec, Path, Recording
 from .._reach import DESCRIBE, FAR, IN_THREAD, callable_from_afar, reach
 from .._seam import as_cell
@@ -51,7 +50,10 @@ from ._pump import (
     the_pump,
 )
 
-logger = logging.getLogger("capnode_py.driver")
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+logger = get_logger("capnode_py.driver")
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import capnode_py as capnode
-from capnode_py import Limits, _doors, _spawn, _stdio, sync
+from capnode_py import Limits, _doors, _spawn, _start, _stdio, sync
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -142,7 +142,7 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
         (_spawn, "start"),
         (_doors, "make_peer"),
         (_stdio, "claim"),
-        (sync, "start"),
+        (_start, "start"),
         (sync, "_bound"),
         (sync, "_connected"),
         (sync, "_make"),

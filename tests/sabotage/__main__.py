@@ -25,7 +25,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import anyio._backends._asyncio  # noqa: F401
@@ -223,7 +223,8 @@ def finish(runs: Sequence[Run]) -> None:
 def node_id(test: str) -> str:
     file, name = test.split("::", 1)
     folder, _, module = file.rpartition("/")
-    return f"tests/{folder or 'engine'}/test_{module}.py::test_{name}"
+    path = PurePath("tests", folder or "engine", f"test_{module}.py")
+    return f"{path}::test_{name}"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ class Break(NamedTuple):
         old: the text to replace, which must stand there once.
         new: what to put in its place.
         tests: each must fail; ``counting::a_b`` is ``tests/engine/test_counting.py::test_a_b``,
-            and ``sync/face::a_b`` is ``tests/sync/test_face.py::test_a_b``.
+            ``sync/face::a_b`` is ``tests/sync/test_face.py::test_a_b``, and ``./docs::a_b`` is
+            ``tests/test_docs.py::test_a_b``.
     """
 
     rule: str
@@ -2184,5 +2185,37 @@ BREAKS = [
         "        self._answered = []\n        self._dropped.clear()\n        self.due = 0\n\n",
         "        self.due = 0\n\n",
         ("alone::the_same_becomes_of_what_takes_the_short_way",),
+    ),
+    Break(
+        "8",
+        "an error is not answered where no descriptor is left to load `traceback` by",
+        "_errors.py",
+        "    except OSError:  # no descriptor",
+        "    except EOFError:  # no descriptor",
+        ("sync/spawn::an_error_crosses_and_calls_go_on_where_no_descriptor_is_left",),
+    ),
+    Break(
+        "8",
+        "what is logged ends the session where no descriptor is left to load `logging` by",
+        "_log.py",
+        "        except OSError:  # no descriptor",
+        "        except EOFError:  # no descriptor",
+        ("sync/spawn::an_error_crosses_and_calls_go_on_where_no_descriptor_is_left",),
+    ),
+    Break(
+        "import",
+        "what only an error needs is loaded with the package",
+        "_errors.py",
+        "import os\n",
+        "import os\nimport traceback  # noqa: F401\n",
+        ("./import::the_import_loads_no_event_loop_and_nothing_heavy",),
+    ),
+    Break(
+        "import",
+        "a child that blocks loads what its parent needs to start one",
+        "sync.py",
+        "from ._session import Session\n",
+        "from ._session import Session\nfrom ._start import start  # noqa: F401\n",
+        ("./import::a_parent_that_blocks_and_its_child_load_nothing_heavy",),
     ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import io
 import os
 import shlex
@@ -52,10 +53,33 @@ def test_calls_nest_fifty_deep(peer):
     assert peer.index.nest(again, 50) == 50
 
 
-def test_a_child_that_blocks_loads_no_event_loop():
-    code = "import capnode_py, sys; capnode_py.sync; print({'asyncio', 'anyio'} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout == "set()\n"
+def test_an_error_crosses_and_calls_go_on_where_no_descriptor_is_left(tmp_path):
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        """
+import os, resource, capnode_py
+
+class Plugin(capnode_py.Target):
+    def exhaust(self):
+        free = os.open(os.devnull, os.O_RDONLY)
+        os.close(free)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, most))
+        os.open(os.devnull, os.O_RDONLY)
+
+    def add(self, a, b):
+        return a + b
+
+capnode_py.sync.serve_stdio(Plugin())
+"""
+    )
+    with capnode.sync.spawn([sys.executable, str(plugin)]) as peer:
+        with pytest.raises(OSError, match="Too many open files") as raised:
+            peer.index.exhaust()
+        assert raised.value.errno == errno.EMFILE
+        peer.notify(peer.index.exhaust)  # which is logged there
+        assert peer.index.add(1, 2) == 3
+    assert peer.returncode == 0
 
 
 def test_what_a_child_says_on_stderr_is_forwarded_and_never_blocks_it(peer, monkeypatch):
