@@ -121,8 +121,9 @@ def _roads(metafunc: pytest.Metafunc, asked: str, driver: str) -> list[str]:
         return [road for road in roads if road in _named(metafunc, "roads", ROADS)]
     if asked == "road":
         roads = _named(metafunc, "roads", ROADS)
-    else:  # asyncio has a driver of its own for descriptors, and the general one for other streams
-        roads = ("socket", "memory", "messages") if driver == "asyncio" else ("socket",)
+    else:  # loops have a driver of their own for descriptors, and the general one for other streams
+        more = {"asyncio": ("memory", "messages"), "trio": ("memory",)}
+        roads = ("socket", *more.get(driver, ()))
     missing = {"asyncio-streams"} if driver == "trio" else set()
     if not find_spec("websockets"):
         missing.add("websocket")

@@ -362,6 +362,35 @@ async def test_the_late_result_of_a_stubborn_handler_leaks_nothing(any_road):
 
 
 @pytest.mark.loop
+async def test_the_traceback_of_a_cancelled_wait_keeps_no_late_result(any_road):
+    """K5."""
+    waiter = Waiter()
+    near, far = await any_road.open(far_index=waiter)
+    kept: list[Any] = []
+
+    async def call() -> None:
+        try:
+            await near.index.stubborn("s")
+        except BaseException as error:
+            kept.append(error.__traceback__)
+            raise
+
+    gc.disable()
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            await waiter.until(lambda: bool(waiter.started))
+            group.cancel_scope.cancel()
+        await waiter.until(lambda: bool(waiter.cancelled))
+        for _ in range(10):
+            await near.ping()
+        assert [(s.imports, s.exports) for s in (near.stats(), far.stats())] == [(1, 1)] * 2
+        assert kept
+    finally:
+        gc.enable()
+
+
+@pytest.mark.loop
 async def test_a_cancelled_call_gives_up_what_it_was_given(any_road):
     """K3: while its handler runs, while it waits for a promise, and before it has left."""
     waiter = Waiter()

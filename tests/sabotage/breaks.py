@@ -2099,6 +2099,22 @@ BREAKS = [
         ("drivers/limits::drain_returns_when_what_the_stream_has_not_taken_is_little[asyncio]",),
     ),
     Break(
+        "9",
+        "in trio, who waits no more for a value is woken by it",
+        "driver/trio.py",
+        "    held.pop().unwatch(watcher)\n",
+        "    held.pop()\n",
+        ("drivers/cancel::trios_own_ways_to_cancel_reach_the_handler[trio-socket]",),
+    ),
+    Break(
+        "2",
+        "in trio, the traceback of a cancelled wait keeps a late result",
+        "driver/trio.py",
+        "        del cell  # a traceback may hold this frame: a late result would stay with it\n",
+        "",
+        ("drivers/cancel::the_traceback_of_a_cancelled_wait_keeps_no_late_result[trio-socket]",),
+    ),
+    Break(
         "3",
         "a poll begins behind a note of the collector",
         "driver/_pump.py",
