@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from .floor import Floor, JoinedFloor
 from .peer import CapnodePeer
 from .rows import Effort, Group, Row, groups
-from .subject import ROOT, Subject, run
+from .subject import ROOT, Subject, compile_library, run
 
 FLOORS: Sequence[type[Subject]] = (Floor, JoinedFloor)
 """What we are compared with, a ratio for each. Targets are ratios to the first."""
@@ -46,6 +46,7 @@ def main() -> int:
     if not options.unpinned:
         # The CPU that serves the fewest interrupts is mostly the last. Children inherit this.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    compile_library()
     effort = Effort(runs=options.runs, calls=options.calls)
     missed = run(loop, lambda: _measure_all(loop, effort, pinned=not options.unpinned))
     return 1 if missed and options.check else 0

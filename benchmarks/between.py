@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from .contenders import ENTRIES
-from .subject import ROOT
+from .subject import ROOT, compile_library
 from .table import OTHERS, ROWS, Column, Failed, Row, figure, wanted
 
 SLOWER = 1.05
@@ -32,6 +32,7 @@ def main() -> int:
         roots = [Path(scratch, "old"), Path(scratch, "new")]
         for root, commit in zip(roots, (options.old, options.new), strict=True):
             lay_out(root, commit)
+            compile_library(root)
         slower = 0
         print(f"{'':20}{'':32}{'old':>12}{'new':>12}  new to old")
         for entry in ENTRIES:

@@ -16,17 +16,16 @@ import select
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import capnode_py as capnode
 
-from .subject import ROOT, run
+from .subject import ROOT, compile_library, run
 
 LOOPS = ("asyncio", "uvloop", "trio", "blocking")
 
@@ -282,16 +281,6 @@ def orphan(loop: str, call: str) -> int:
 # The table.
 
 
-@contextlib.contextmanager
-def bytecode() -> Iterator[None]:
-    """Every interpreter here finds its modules compiled, as those that are installed are."""
-    with tempfile.TemporaryDirectory(prefix="capnode-bytecode-") as folder:
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        os.environ["PYTHONPYCACHEPREFIX"] = folder
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        yield
-
-
 def is_met(row: str, values: Sequence[float]) -> bool:
     """Times are held to the median, as others have the machine too; what is left, to the most."""
     target = TARGETS.get(row)
@@ -332,12 +321,13 @@ def main() -> int:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     loops = options.loop or [loop for loop in LOOPS if loop == "blocking" or find_spec(loop)]
     found: dict[str, Found] = {}
-    with bytecode():
-        for loop in loops:
-            found[loop] = run_on(loop, lambda parent: measure(parent, options.runs, options.spawns))
-        if not options.quick:
-            for loop, rows in orphaned(loops).items():
-                found[loop] |= rows
+    compile_library()
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    for loop in loops:
+        found[loop] = run_on(loop, lambda parent: measure(parent, options.runs, options.spawns))
+    if not options.quick:
+        for loop, rows in orphaned(loops).items():
+            found[loop] |= rows
     return 1 if not show(found) and options.check else 0
 
 

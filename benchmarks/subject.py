@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import compileall
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -10,6 +11,13 @@ from typing import Any, ClassVar
 
 ROOT = Path(__file__).resolve().parent.parent
 """Where children start, so that ``-m benchmarks.x`` finds this package."""
+
+
+def compile_library(root: Path = ROOT) -> None:
+    """As an installer does: children of a tree that is not compiled would do it each time, where
+    PYTHONDONTWRITEBYTECODE is set, and what is compared with is installed."""
+    for package in ("capnode_py", "benchmarks"):
+        compileall.compile_dir(root / package, quiet=1)
 
 
 class Subject:

@@ -26,7 +26,7 @@ from typing import Any
 
 from .contenders import ENTRIES, Entry
 from .show import markdown, picture, text
-from .subject import ROOT
+from .subject import ROOT, compile_library
 
 KIB, MIB = 1024, 1024 * 1024
 PATIENCE = 20.0  # seconds for one run of one row
@@ -240,6 +240,7 @@ class Column:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All figures, as they are kept in the file of results."""
+    compile_library()
     one = {min(os.sched_getaffinity(0))} if options.cpu is None else {options.cpu}
     everything = set(range(os.cpu_count() or 1))
     columns = [Column(entry) for entry in ENTRIES if wanted(entry.name, options.only)]
