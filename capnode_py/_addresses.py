@@ -1,6 +1,6 @@
 """Where one connects and listens: the urls of the doors, and the sockets behind them."""
 
-from __future__ import annotations
+# Annotations are no text here: NamedTuple would have the compiler read each, and load it for that.
 
 import contextlib
 import os

@@ -15,7 +15,7 @@ s     what was shared                   both random
 The idea is E's and OCapN's sturdyref, with CapTP's swiss number; the name is Capnode's.
 """
 
-from __future__ import annotations
+# Annotations are no text here: NamedTuple would have the compiler read each, and load it for that.
 
 import os
 from binascii import a2b_base64, b2a_base64

@@ -19,7 +19,9 @@ import socket
 import stat
 import sys
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from ._frozen import Frozen
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -33,7 +35,7 @@ _claimed: list[bool] = []  # filled by the one claim that a process can make
 _CARRIED = 64 * 1024  # bytes at a time, by a thread
 
 
-class Wire(NamedTuple):
+class Wire(Frozen):
     """What the parent is spoken to by.
 
     Attributes:
@@ -70,7 +72,7 @@ def claim() -> Wire:
     if passed >= 0:
         del os.environ[VARIABLE]
         os.set_inheritable(passed, False)
-        return Wire((passed, passed), passed)
+        return Wire(fds=(passed, passed), watched=passed)
 
     import fcntl
 
@@ -112,7 +114,7 @@ def _unblocked(read_fd: int, write_fd: int) -> Wire:
         read_fd = _carried_in(read_fd)
     if not _is_stream(write_fd) or _is_shared(write_fd):
         write_fd, written = _carried_out(write_fd)
-    return Wire((read_fd, write_fd), watched, written)
+    return Wire(fds=(read_fd, write_fd), watched=watched, written=written)
 
 
 def _is_stream(fd: int) -> bool:

@@ -19,7 +19,7 @@
 An error tells whose fault it is and what to write instead.
 """
 
-from __future__ import annotations
+# Annotations are no text here: NamedTuple would have the compiler read each, and load it for that.
 
 import builtins
 import errno

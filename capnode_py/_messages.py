@@ -31,7 +31,7 @@ Without args it is a property read; with a `Recording` in their place, a map. `p
 names and integers. Instead of an id, the target of a call may be a cap_id.
 """
 
-from __future__ import annotations
+# Annotations are no text here: NamedTuple would have the compiler read each, and load it for that.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol, final
@@ -95,6 +95,21 @@ class Promised(NamedTuple):
     id: int
 
 
+class Recording(NamedTuple):
+    """A function for `map`, in the place of the arguments of a call: what it did with its argument
+    is to be done with each item of the list that the path leads to.
+
+    Attributes:
+        captures: the references that it uses.
+        instructions: values with slots in them, at least one; what the last gives is the result.
+        work: what counts it, where it is done (`_replay.py`).
+    """
+
+    captures: Sequence[Any]
+    instructions: Sequence[Any]
+    work: Any = None
+
+
 class Yours(NamedTuple):
     """A reference to an object, promise or answer of the receiver's. It counts 0.
 
@@ -130,21 +145,6 @@ class Slot(NamedTuple):
     path: Path = ()
     args: Any = None
     kwargs: Any = {}  # noqa: RUF012 - which nobody changes
-
-
-class Recording(NamedTuple):
-    """A function for `map`, in the place of the arguments of a call: what it did with its argument
-    is to be done with each item of the list that the path leads to.
-
-    Attributes:
-        captures: the references that it uses.
-        instructions: values with slots in them, at least one; what the last gives is the result.
-        work: what counts it, where it is done (`_replay.py`).
-    """
-
-    captures: Sequence[Any]
-    instructions: Sequence[Any]
-    work: Any = None
 
 
 IN_RECORDING: Final = "what the function for map does"

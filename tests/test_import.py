@@ -19,11 +19,23 @@ HEAVY = {
 }
 
 CHILD = """
-import sys, capnode_py
+import sys
+from typing import ForwardRef
+import capnode_py
 
 class Plugin(capnode_py.Target):
     def loaded(self):
         return list(sys.modules)
+
+    def compiled(self):
+        return [
+            kind.__qualname__
+            for name, module in list(sys.modules.items())
+            if name.startswith("capnode_py")
+            for kind in vars(module).values()
+            if isinstance(kind, type) and issubclass(kind, tuple)
+            if ForwardRef in map(type, kind.__annotations__.values())
+        ]
 
     def add(self, a, b):
         return a + b
@@ -43,6 +55,7 @@ with spawn([sys.executable, sys.argv[1]]) as peer:
     assert peer.index.add(1, 2) == 3
     assert peer.index.apply(lambda value: -value, 1, 2) == [-1, -2]
     there = peer.index.loaded()
+    assert peer.index.compiled() == [], "their annotations are text, for which a compiler is loaded"
 print(*there)
 print(*sys.modules)
 """
