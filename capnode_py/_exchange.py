@@ -64,6 +64,7 @@ class Exchange:
         self._incoming = incoming
         self._imports = session.imports
         self._exports = session.exports
+        self._max_unsent = outgoing.max_unsent
         self._note = session._note
         self._resolved_paths = seam.resolved_paths
         self._get_index = seam.get_index
@@ -87,7 +88,7 @@ class Exchange:
 
     def begin(self, target: int, path: Path, args: Any, kwargs: Any) -> Cell:
         """A call on an import, where callers do not block: the cell of its question. If it is
-        alone when the turn ends, its frame is written already.
+        alone when the turn ends, its frame is written already; if not, it saves the others a third.
 
         Raises:
             CannotPass, LimitExceeded, Released: nothing was sent.
@@ -95,17 +96,18 @@ class Exchange:
         outbox = self.outbox
         exports = self._exports
         session = self._session
+        behind = outbox.size
         if (
-            outbox.size
-            or kwargs
+            kwargs
             or not self.open
+            or behind > self._max_unsent
             or session.unsent
             or exports.uncommitted
             or type(args) is not tuple
             or _tables.trace is not None
         ):
             return self._outgoing.call(target, path, args, kwargs)
-        frame: bytes | None = self._lone.write_call(target, path, args, self._to_ref)
+        frame: bytes | None = self._lone.write_call(target, path, args, self._to_ref, behind)
         if exports.uncommitted:
             self._commit(frame is not None)
         if frame is None:
@@ -116,7 +118,10 @@ class Exchange:
         imports.entries[id] = question = Import(cell, self._note)
         question.id = id
         question.received = 1
-        outbox.add_lone(frame, question)
+        if behind:
+            outbox.add(frame, question)
+        else:
+            outbox.add_lone(frame, question)
         return cell
 
     def ask(self, target: int, path: Path, args: Any, kwargs: Any) -> Any:

@@ -38,6 +38,7 @@ class Outgoing:
 
     Attributes:
         max_message: how long a message may be, once the other side's hello has said so.
+        max_unsent: how many bytes may wait, before a call raises.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Outgoing:
         self._held = session.imports.entries
         self._exports = session.exports
         self._uncommitted = session.exports.uncommitted
-        self._max_unsent = limits.max_unsent
+        self.max_unsent = limits.max_unsent
         self.max_message = min(limits.max_frame, session.traits.max_message)
 
     def call(self, target: At, path: Path, args: Any, kwargs: Any) -> Cell:
@@ -162,9 +163,9 @@ class Outgoing:
                 "this stub was given up here, by dealloc or by the end of its with block"
             )
         unsent = self._session.unsent + self._outbox.size
-        if unsent > self._max_unsent:
+        if unsent > self.max_unsent:
             raise LimitExceeded(
-                f"{unsent} bytes wait to be sent, over the limit of {self._max_unsent} "
+                f"{unsent} bytes wait to be sent, over the limit of {self.max_unsent} "
                 "(Limits.max_unsent): await peer.drain() between calls"
             )
         try:

@@ -104,16 +104,24 @@ class Lone:
         return _WORDS.get(data[1:4]) or _WORDS.get(data[2:5]) or _WORDS.get(data[3:6])
 
     def write_call(
-        self, target: int, path: Path, args: Sequence[Any], to_ref: Callable[[Any], Any], /
+        self,
+        target: int,
+        path: Path,
+        args: Sequence[Any],
+        to_ref: Callable[[Any], Any],
+        behind: int = 0,
+        /,
     ) -> bytes | None:
-        """The frame of a call; None if it is long, or has other arguments than leaves and plain
-        functions: `to_ref` has exported some of these, maybe."""
+        """The frame of a call, or only the message, if others stand before it; None if it is long,
+        or has other arguments than leaves and plain functions: `to_ref` has exported some of these,
+        maybe."""
         frame: bytes | None
-        if not path and target < 0:  # a callback, which is called once, mostly: not to be noted
+        if target > 0 or not path:  # an answer, or a callback: used once, mostly, not to be noted
             at = _IDS.get(target) or _long_id(target)
-            if not at or len(args) >= _SHORT:
+            steps = self._paths.get(path) if path else _NO_PATH
+            if not at or steps is None or len(args) >= _SHORT:
                 return None
-            frame = _CALL + at + _NO_PATH + _LISTS[len(args)]
+            frame = _CALL + at + steps + _LISTS[len(args)]
         else:
             frame = self._starts.get((target, path, len(args)))
             if frame is None:
@@ -139,6 +147,8 @@ class Lone:
                 except _LEFT:
                     return None
         size = len(frame)
+        if behind:
+            return frame[1:] if size <= self._longest else None
         if size < _SMALL:
             return _HEADS[size] + frame
         return frame_head(size) + frame if size <= self._longest else None
@@ -149,11 +159,9 @@ class Lone:
         at = _IDS.get(target) or _long_id(target)
         if not at or steps is None or count >= _SHORT:
             return None
-        start = _CALL + at + steps + _LISTS[count]
-        if target <= 0:  # else an answer, which is called through once
-            if len(self._starts) == _HEADS_NOTED:
-                self._starts.clear()
-            self._starts[target, path, count] = start
+        if len(self._starts) == _HEADS_NOTED:
+            self._starts.clear()
+        self._starts[target, path, count] = start = _CALL + at + steps + _LISTS[count]
         return start
 
     def write_answer(self, id: int, value: Any, /) -> bytes | None:
@@ -379,10 +387,14 @@ class Lone:
 
 
 def _long_id(id: int) -> bytes:
-    """A negative one that is not among `_IDS`; nothing for any other."""
+    """One that is not among `_IDS`; nothing if it is too long."""
     if -0x10000 <= id < 0:
         return b"\x39" + (~id).to_bytes(2)
-    return b"\x3a" + (~id).to_bytes(4) if -0x1_0000_0000 <= id < 0 else b""
+    if 0 <= id < 0x10000:
+        return b"\x19" + id.to_bytes(2)
+    if not -0x1_0000_0000 <= id < 0x1_0000_0000:
+        return b""
+    return b"\x3a" + (~id).to_bytes(4) if id < 0 else b"\x1a" + id.to_bytes(4)
 
 
 def _answer_head(id: int) -> bytes:

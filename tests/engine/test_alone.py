@@ -327,3 +327,20 @@ def test_too_many_callbacks_are_refused_at_the_call_also_alone(wire: Wire) -> No
     with pytest.raises(LimitExceeded, match="max_exports"):
         near.index.keep(_fresh())
     assert near.get(near.index.keep_none()) == 2
+
+
+def test_calls_of_one_turn_beyond_max_unsent_raise(wire: Wire) -> None:
+    """Rule 13: what waits in the open frame counts."""
+    near, _far = wire.link(far_index=Service(), limits=Limits(max_unsent=2000))
+    assert near.get(near.index.add(1, 2)) == 3
+    promises: list[Any] = []
+
+    def calls_without_end() -> None:
+        while len(promises) < 1000:
+            promises.append(near.index.add(len(promises), 0))
+
+    with pytest.raises(LimitExceeded, match="max_unsent"):
+        calls_without_end()
+    assert 100 < len(promises) < 300
+    assert [near.get(promise) for promise in promises[:3]] == [0, 1, 2]
+    assert near.get(near.index.add(1, 2)) == 3

@@ -86,6 +86,8 @@ def test_a_call_is_written_and_read_as_in_the_general_way(target, path, args) ->
     for _ in range(2):  # also with what was noted the first time
         written = LONE.write_call(target, path, args, _nothing)
         assert written in (None, expected)
+        message = CODEC.call(target, path, args, {}, _nothing)
+        assert LONE.write_call(target, path, args, _nothing, 1) in (None, message)
         read = LONE.read_call(expected)
         ((word, *fields),), _ = _messages(expected)
         assert word == CALL
@@ -134,11 +136,14 @@ USUAL_ARGS = [
 
 
 @pytest.mark.parametrize("args", USUAL_ARGS)
-@pytest.mark.parametrize("target", [0, 23, 200, -1, -200, -3000])
+@pytest.mark.parametrize("target", [0, 23, 200, 3000, 70_000, -1, -200, -3000])
 def test_the_usual_call_is_written_and_read_alone(target: int, args: tuple[Any, ...]) -> None:
     for path in (("name",), ()):
         frame = _frame(target, path, args)
         assert LONE.write_call(target, path, args, _nothing) == frame
+        message = LONE.write_call(target, path, args, _nothing, 1)
+        assert message is not None
+        assert LONE.message(frame) == message
         assert LONE.read_call(frame) == (target, list(path), list(args), False)
 
 
