@@ -184,6 +184,46 @@ def _remove_stale(path: str) -> None:
             pass
 
 
+def connected(address: Address) -> socket.socket:
+    """A socket that is connected there, for callers that block.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    if address.kind == "unix":
+        return _try_connect(socket.AF_UNIX, address.host)
+    failure = OSError(f"{address.host} has no address")
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    for family, _, _, _, where in found:
+        try:
+            sock = _try_connect(family, where)
+        except OSError as error:
+            failure = error
+        else:
+            send_at_once(sock)
+            return sock
+    raise failure
+
+
+def _try_connect(family: int, where: Any) -> socket.socket:
+    with new_socket(family, f"connecting to {where!r}: does the other side listen there?") as sock:
+        sock.setblocking(True)
+        sock.connect(where)
+    return sock
+
+
+def bound(address: Address) -> socket.socket:
+    """A socket that listens there, for callers that block.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    if address.kind == "unix":
+        return bind(socket.AF_UNIX, address.host)
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    return bind(found[0][0], found[0][4])
+
+
 class Bound:
     """A socket that listens, with its url, until it is closed.
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import socket
 import stat
 import sys
 import threading
@@ -128,7 +127,9 @@ def _is_shared(fd: int) -> bool:
 
 
 def _carried_in(fd: int) -> int:
-    ours, theirs = socket.socketpair()
+    from socket import socketpair
+
+    ours, theirs = socketpair()
 
     def carry() -> None:
         with contextlib.suppress(OSError), theirs:  # until the wire is closed
@@ -141,8 +142,9 @@ def _carried_in(fd: int) -> int:
 
 def _carried_out(fd: int) -> tuple[int, Future[None]]:
     from concurrent.futures import Future
+    from socket import socketpair
 
-    ours, theirs = socket.socketpair()
+    ours, theirs = socketpair()
     written: Future[None] = Future()
 
     def carry() -> None:

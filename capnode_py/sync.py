@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -33,16 +32,6 @@ from typing import (
 )
 from weakref import WeakSet
 
-from ._addresses import (
-    Address,
-    Bound,
-    bind,
-    check_no_web,
-    check_stream_socket,
-    new_socket,
-    parse,
-    send_at_once,
-)
 from ._arguments import checked_timeout
 from ._capnode import Capnode, Index
 from ._cell import Cell
@@ -76,6 +65,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVar as DefaultingTypeVar
 
+    from ._addresses import Bound
     from ._child import Child
     from ._start import Command, Recipe, SpawnOptions, Started
 
@@ -449,6 +439,8 @@ def connect(
     interface: Interface[I_co] = None,
 ) -> Peer[I_co]:
     """`capnode_py.connect`, for callers that block: ``with connect("unix:/path") as peer:``."""
+    from ._addresses import check_no_web, connected, parse
+
     check_interface(interface)
     address = parse(url, allow_remote=allow_remote)
     check_no_web(address)
@@ -463,7 +455,7 @@ def connect(
         application=application,
         versions=versions,
     )
-    fd = _connected(address).detach()
+    fd = connected(address).detach()
     peer: Peer[I_co] = _make(Peer, (fd, fd), settings)
     return _opened(peer)
 
@@ -493,6 +485,10 @@ def attach(
         TypeError: it is neither.
         PeerLost, ProtocolError: there was no hello.
     """
+    from socket import socket
+
+    from ._addresses import check_stream_socket
+
     check_interface(interface)
     settings = make_settings(
         index,
@@ -504,7 +500,7 @@ def attach(
         application=application,
         versions=versions,
     )
-    if isinstance(stream, socket.socket):
+    if isinstance(stream, socket):
         check_stream_socket(stream)
         fd = stream.detach()
         fds = fd, fd
@@ -560,11 +556,13 @@ def pair(
     Returns:
         A `Pair`, which unpacks: ``with pair(far_index=api) as (near, far):``
     """
+    from socket import socketpair
+
     check_interface(interface)
     check_interface(far_interface)
     near_settings = make_settings(index, None, "cbor", limits, "far", tracebacks=True)
     far_settings = make_settings(far_index, None, "cbor", far_limits, "near", tracebacks=True)
-    one, other = (end.detach() for end in socket.socketpair())
+    one, other = (end.detach() for end in socketpair())
     near: Peer[I_co] = _make(Peer, (one, one), near_settings)
     far: Peer[J_co] = _make(Peer, (other, other), far_settings)
     return Pair(_opened(near), _opened(far))
@@ -605,6 +603,8 @@ def listen(
 ) -> Listener:
     """`capnode_py.listen`, for callers that block. Who connects is served while a thread waits:
     here in `Listener.serve_forever`, or for anything else."""
+    from ._addresses import Bound, bound, check_no_web, parse
+
     address = parse(url, allow_remote=allow_remote)
     check_no_web(address)
     settings = make_settings(
@@ -618,7 +618,7 @@ def listen(
         application=application,
         versions=versions,
     )
-    return Listener(Bound(_bound(address), address), settings)
+    return Listener(Bound(bound(address), address), settings)
 
 
 def serve(
@@ -682,6 +682,8 @@ class Listener:
             self._pump.unwatch_reading(self._bound.sock.fileno())
             self._pump.later(0.1, self._accept_again)  # out of descriptors
             return
+        from ._addresses import send_at_once
+
         send_at_once(accepted)
         fd = accepted.detach()
         try:
@@ -788,33 +790,3 @@ def _opened(peer: P) -> P:
             complete(driver.abandon())
             raise
     return peer
-
-
-def _connected(address: Address) -> socket.socket:
-    if address.kind == "unix":
-        return _try_connect(socket.AF_UNIX, address.host)
-    failure = OSError(f"{address.host} has no address")
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    for family, _, _, _, where in found:
-        try:
-            sock = _try_connect(family, where)
-        except OSError as error:
-            failure = error
-        else:
-            send_at_once(sock)
-            return sock
-    raise failure
-
-
-def _try_connect(family: int, where: Any) -> socket.socket:
-    with new_socket(family, f"connecting to {where!r}: does the other side listen there?") as sock:
-        sock.setblocking(True)
-        sock.connect(where)
-    return sock
-
-
-def _bound(address: Address) -> socket.socket:
-    if address.kind == "unix":
-        return bind(socket.AF_UNIX, address.host)
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    return bind(found[0][0], found[0][4])

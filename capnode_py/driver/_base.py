@@ -9,7 +9,6 @@ import contextlib
 import contextvars
 import functools
 import os
-import socket
 import stat
 import threading
 import time
@@ -734,9 +733,11 @@ def end_writing(fd: int) -> bool:
     """End our half of the stream behind `fd`; True if the caller is to close it for that."""
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return True
+    from socket import SHUT_WR, socket
+
     gone = contextlib.suppress(OSError)  # the other side has left already
-    with socket.socket(fileno=os.dup(fd)) as end, gone:
-        end.shutdown(socket.SHUT_WR)
+    with socket(fileno=os.dup(fd)) as end, gone:
+        end.shutdown(SHUT_WR)
     return False
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._cell import FULFILLED, Answer, Call, Cell
 from .._errors import PeerClosed
 from .._tables import Running
 from ._descriptor import LaneDriver
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 _EAGER = sys.version_info >= (3, 12)
 
@@ -172,6 +174,8 @@ class AsyncioDriver(LaneDriver):
 
     def in_worker(self, run: Callable[[], Any]) -> Awaitable[Any]:
         if self._workers is None:
+            from concurrent.futures import ThreadPoolExecutor
+
             # Without a bound that matters: a handler that waits for a callback that waits for ...
             self._workers = ThreadPoolExecutor(_MOST_WORKERS, "capnode")
         return self._loop.run_in_executor(self._workers, copy_context().run, run)

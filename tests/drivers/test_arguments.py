@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import capnode_py as capnode
-from capnode_py import Limits, _doors, _spawn, _start, _stdio, sync
+from capnode_py import Limits, _addresses, _doors, _spawn, _start, _stdio, sync
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -143,8 +143,8 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
         (_doors, "make_peer"),
         (_stdio, "claim"),
         (_start, "start"),
-        (sync, "_bound"),
-        (sync, "_connected"),
+        (_addresses, "bound"),
+        (_addresses, "connected"),
         (sync, "_make"),
     ):
         monkeypatch.setattr(module, name, _never)
