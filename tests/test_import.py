@@ -82,6 +82,13 @@ def test_the_import_loads_no_event_loop_and_nothing_heavy() -> None:
     assert unopened & set(loaded.split()) == set()
 
 
+def test_the_doors_for_scripts_load_what_they_open_with_when_they_do() -> None:
+    loaded = run("import sys; from capnode_py.sync import *; print(*sys.modules)")
+    assert "capnode_py.driver.blocking" in loaded.split()
+    assert heavy(loaded, "cbor2", "threading") == set()
+    assert {"signal", "socket", "subprocess"} & set(loaded.split()) == set()
+
+
 def test_a_parent_that_blocks_and_its_child_load_nothing_heavy(tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(CHILD)

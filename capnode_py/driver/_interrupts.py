@@ -16,7 +16,6 @@ session ends, and says why.
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable
 from types import CodeType, FrameType
@@ -48,6 +47,8 @@ class Guard:
 
     def opened(self) -> None:
         """One more connection."""
+        import signal  # not before, since it takes a while
+
         self._connections += 1
         if self._can_change() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._interrupted)
@@ -60,6 +61,8 @@ class Guard:
 
     def give_back(self) -> None:
         """Python's own handler stands in its place again."""
+        import signal
+
         # Compared, as each look at a method is another object.
         if self._can_change() and signal.getsignal(signal.SIGINT) == self._interrupted:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -69,7 +72,9 @@ class Guard:
         return threading.current_thread() is threading.main_thread()
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        from signal import default_int_handler
+
         if self._is_busy() or (frame is not None and frame.f_code in _edges):
             self._note()
         else:
-            signal.default_int_handler(number, frame)
+            default_int_handler(number, frame)
