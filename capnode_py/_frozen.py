@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, dataclass_transform
 
 if TYPE_CHECKING:
     from inspect import Signature
@@ -55,6 +55,10 @@ class Frozen:
 
     def __post_init__(self) -> None:
         """Raises what is wrong with the values."""
+
+    def __replace__(self, **changes: Any) -> Self:
+        """For `copy.replace`: another one, with these values changed."""
+        return type(self)(**{**vars(self), **changes})
 
     def __setattr__(self, name: str, _value: Any) -> NoReturn:
         raise AttributeError(f"a {type(self).__name__} does not change: make another one ({name})")

@@ -57,6 +57,13 @@ def test_its_signature_is_what_it_takes() -> None:
     assert str(inspect.signature(Stats)).startswith("(*, imports: 'int', exports: 'int', ")
 
 
+def test_it_can_be_made_again_with_a_value_changed() -> None:
+    changed = SOME.__replace__(max_depth=20)  # as copy.replace does, since Python 3.13
+    assert (changed.max_depth, changed.hello_timeout, SOME.max_depth) == (20, 2.5, 10)
+    with pytest.raises(ValueError, match=r"Limits\.max_depth=0"):
+        SOME.__replace__(max_depth=0)
+
+
 @pytest.mark.parametrize("made_again", [copy.copy, lambda it: pickle.loads(pickle.dumps(it))])
 def test_it_can_be_copied_and_pickled(made_again) -> None:
     assert made_again(SOME) == SOME

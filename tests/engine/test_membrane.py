@@ -18,7 +18,6 @@ import pytest
 import capnode_py as capnode
 from capnode_py import RemoteError, Revoked, Target
 from capnode_py._membrane import FarLent, Lent, Terms, _FarPath
-from capnode_py._messages import Traits
 from capnode_py.testing import FakeDriver, Wire
 
 WAYS = ["here", "afar", "of a stub", "of a stub, afar"]
@@ -1033,9 +1032,7 @@ def test_a_dialect_without_breaks_is_told_by_its_calls_only(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     near, far, _, revoke = lend_to(wire)
-    monkeypatch.setattr(
-        far.session, "traits", Traits(**{**vars(far.session.traits), "breaks": False})
-    )
+    monkeypatch.setattr(far.session, "traits", far.session.traits.__replace__(breaks=False))
     stub = near.get(near.index.get())
     revoke("enough")
     wire.run()
