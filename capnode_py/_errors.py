@@ -312,7 +312,8 @@ def format_far(error: BaseException) -> str | None:
 
     try:
         from traceback import TracebackException
-    except OSError:  # no descriptor is left to load it by, which may be what is raised
+    except (ImportError, OSError):
+        # The program is ending, or no descriptor is left to load it by, which may be the error.
         return None
     lines = TracebackException(type(error), error, tb, limit=-_MAX_FRAMES).format()
     return "".join(lines)[-_MAX_TEXT:].rstrip("\n")

@@ -26,7 +26,8 @@ class _Later:
     def __getattr__(self, name: str) -> Any:
         try:
             from logging import getLogger
-        except OSError:  # no descriptor is left to load it by, which may be what was to be said
+        except (ImportError, OSError):
+            # The program is ending, or no descriptor is left to load it by, which may be the news.
             return _unsaid
         return getattr(getLogger(self._name), name)
 

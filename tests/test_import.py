@@ -98,3 +98,20 @@ def test_a_parent_that_blocks_and_its_child_load_nothing_heavy(tmp_path: Path) -
     assert heavy(here, "cbor2", "signal", "socket", "subprocess", "threading") == set()
     assert heavy(there, "cbor2", "signal", "threading") == set()
     assert {"socket", "subprocess"} & set(there.split()) == set()
+
+
+def test_what_is_loaded_late_is_done_without_where_the_program_is_ending() -> None:
+    run(
+        """
+import sys
+from capnode_py._errors import format_far
+from capnode_py._log import get_logger
+
+sys.meta_path = None  # as the interpreter has it then
+get_logger("capnode_py").warning("unheard")
+try:
+    raise ValueError
+except ValueError as error:
+    assert format_far(error) is None
+"""
+    )
