@@ -63,7 +63,7 @@ class Holding:
 
     def hold(self, id: int, value: Any) -> None:
         """The other side holds what is in `value`, by the entry `id`."""
-        if isinstance(value, Breakable) and id <= 0 and self._session.traits.breaks:
+        if id <= 0 and isinstance(value, Breakable) and self._session.traits.breaks:
             value._watch(self, partial(_tell_broken, id))
         targets = held_targets(value)
         if targets:

@@ -581,14 +581,14 @@ class Session:
         self.noted = False
         entries = self.imports.entries
         incoming = self.incoming
-        ended = self.error is not None
+        plain = self.error is None and not (incoming.resolved or incoming.broken_ids)
         answers: list[int] = []
         while self._notes:
             entry = self._notes.popleft()
             id = entry.id
             if entries.get(id) is not entry:  # it is stale
                 continue
-            if ended or not entry.received or incoming.resolved or incoming.broken_ids:
+            if not plain or not entry.received:
                 self.release(id)
                 continue
             del entries[id]  # what `release` does, in fewer steps
