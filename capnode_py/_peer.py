@@ -214,7 +214,7 @@ class AnyPeer(Generic[I_co]):
     def _ping(self) -> Promise:
         cell = Cell(self._session)
         if self._session.error is None:
-            self._session.pings.through(cell)
+            self._session.ping_through(cell)
         else:
             cell.reject(self._session.error)
         return Promise(self._session, cell, ())

@@ -379,6 +379,10 @@ class Session:
         if self.error is None:
             self.control(PULL, cell.import_id)
 
+    def ping_through(self, cell: Cell) -> None:
+        """A liveness ping, whose pong fulfils `cell`."""
+        self.pings.through(cell)
+
     def say_bye(self) -> None:
         """No more calls from us. Running answers finish."""
         if not self.said_bye and self.error is None:

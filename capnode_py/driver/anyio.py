@@ -27,7 +27,9 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from .._cell import Call, Cell
+from .._delegation import Delegation
 from .._errors import PeerLost
+from .._holding import Holding
 from .._log import get_logger
 from .._long import flat
 from .._session import Session
@@ -355,9 +357,10 @@ def _protect() -> None:
     task, which would leave a session half changed."""
     import trio
 
-    for function in vars(Session).values():
-        if isinstance(function, FunctionType):
-            trio.lowlevel.enable_ki_protection(function)
+    for part in (Session, Delegation, Holding):  # what peers, stubs and promises ask of a session
+        for function in vars(part).values():
+            if isinstance(function, FunctionType):
+                trio.lowlevel.enable_ki_protection(function)
 
 
 _background: set[asyncio.Task[Any]] = set()

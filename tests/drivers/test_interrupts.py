@@ -3,7 +3,7 @@ and leaves a usable peer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +20,16 @@ class Api(capnode.Target):
         return await function(n)
 
 
+shared: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _share() -> Iterator[None]:
+    shared.append(capnode.share(Api()))
+    yield
+    capnode.unshare(shared.pop())
+
+
 async def _call(peer: Any) -> None:
     assert await peer.index.add(1, 2) == 3
 
@@ -32,9 +42,17 @@ async def _pipeline(peer: Any) -> None:
     assert await peer.index.add(peer.index.add(1, 2), 3) == 6
 
 
+async def _ping(peer: Any) -> None:
+    await peer.ping()
+
+
+async def _reconstruct(peer: Any) -> None:
+    assert await peer.reconstruct(shared[0]).add(1, 2) == 3
+
+
 @needs_monitoring
 @pytest.mark.usefixtures("nothing_left")
-@pytest.mark.parametrize("run", [_call, _callback, _pipeline])
+@pytest.mark.parametrize("run", [_call, _callback, _pipeline, _ping, _reconstruct])
 def test_an_interrupt_at_any_line_in_trio_leaves_a_usable_peer(run: Callable[[Any], Any]) -> None:
     trio = pytest.importorskip("trio")
 
@@ -50,7 +68,7 @@ def test_an_interrupt_at_any_line_in_trio_leaves_a_usable_peer(run: Callable[[An
                 except KeyboardInterrupt:
                     raised = True
                 if count[0] < step:
-                    assert step > 200
+                    assert step > 100
                     break
                 assert raised
                 assert await near.index.add(step, 1) == step + 1

@@ -31,6 +31,7 @@ ORDER = "order::calls_start_in_the_order_they_were_made"
 UNDER_WAY = "order::a_call_under_way_is_not_overtaken_by_one_made_after_the_resolution"
 IMPOSSIBLE = "protocol::an_impossible_id_or_count_ends_the_session_and_is_named[{}-{}]"
 LIFE = "drivers/child_life"
+TRIO = "drivers/interrupts::an_interrupt_at_any_line_in_trio_leaves_a_usable_peer"
 
 BREAKS = [
     # 1. Counting.
@@ -1791,6 +1792,14 @@ BREAKS = [
         "        if True:\n            frame",
         ("drivers/calls::a_call_that_comes_alone_and_fails_is_answered_once[asyncio]",),
     ),
+    Break(
+        "11",
+        "an interrupt in trio strikes in the midst of a cap_id that is used",
+        "driver/anyio.py",
+        "    for part in (Session, Delegation, Holding):",
+        "    for part in (Session, Holding):",
+        (f"{TRIO}[_reconstruct]",),
+    ),
     # Errors.
     Break(
         "errors",
@@ -1991,7 +2000,7 @@ BREAKS = [
         "driver/anyio.py",
         "            trio.lowlevel.enable_ki_protection(function)\n",
         "            pass\n",
-        ("drivers/interrupts::an_interrupt_at_any_line_in_trio_leaves_a_usable_peer[_call]",),
+        (f"{TRIO}[_call]",),
     ),
     Break(
         "10",
