@@ -94,7 +94,7 @@ if TYPE_CHECKING:
     from ._spawn import spawn
     from ._stdio import serve_stdio, stdio
     from ._supervise import SupervisedPeer, supervise
-    from .driver._base import current_peer, in_thread, wait
+    from .driver._handlers import current_peer, in_thread, wait
 
 __version__ = "0.1.0"
 
@@ -114,9 +114,9 @@ _LAZY = {
     "attenuate": "_membrane",
     "cap_wrap": "_remote",
     "connect": "_doors",
-    "current_peer": "driver._base",
+    "current_peer": "driver._handlers",
     "forward_logs": "_logs",
-    "in_thread": "driver._base",
+    "in_thread": "driver._handlers",
     "interface_of": "_interface",
     "listen": "_doors",
     "log_receiver": "_logs",
@@ -131,7 +131,7 @@ _LAZY = {
     "trace_references": "_leaks",
     "undefined": "_javascript",
     "unshare": "_lasting",
-    "wait": "driver._base",
+    "wait": "driver._handlers",
 }
 
 

@@ -173,7 +173,7 @@ def _whole(text: str) -> str:
 
 def _receive(peer: str, loggers: set[str], records: Any, dropped: Any) -> None:
     """Hand records of the other side to the logging of this. They are a stranger's, so far."""
-    from .driver._base import current
+    from .driver._handlers import current
 
     source = current.get(None)
     session = 0 if source is None else id(source._session)

@@ -6,30 +6,28 @@ A driver owns one session. It is the only place where user code runs.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import functools
 import os
 import stat
-import threading
 import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from types import CoroutineType, FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from types import CoroutineType, MethodType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from .._arguments import checked_timeout
 from .._cell import REJECTED, Call, Cell
 from .._errors import LocalProtocolError, PeerClosed, PeerLost, Withdrawn, again
 from .._incoming import TOLD
 from .._limits import Limits
 from .._log import get_logger
 from .._messages import Codec, Hello, Recording
-from .._reach import FAR, IN_THREAD, AskedToDescribe, callable_from_afar, forget_found, reach
+from .._reach import FAR, IN_THREAD, AskedToDescribe, callable_from_afar, reach
 from .._seam import Host, as_cell
 from .._session import Session
 from .._stub import Promise, Stub
 from .._tables import Running
+from ._handlers import current, work, worker
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -43,14 +41,11 @@ LOOP_ENDED = "the event loop has ended"
 RELEASE_DELAY = 0.01
 """Seconds that a release may wait for a frame that leaves anyway."""
 
-current: contextvars.ContextVar[Any] = contextvars.ContextVar("capnode_py.current_peer")
-
 PLAIN = frozenset((type(None), bool, int, float, str, bytes, list, dict, tuple))
 
 Explain = Callable[[PeerLost], Coroutine[Any, Any, BaseException]]
 
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Event(Protocol):
@@ -58,29 +53,6 @@ class Event(Protocol):
 
     def set(self) -> Any: ...
     async def wait(self) -> Any: ...
-
-
-def in_thread(function: F) -> F:
-    """Run this sync handler in a worker thread (a decorator), where `wait` may block.
-
-    Raises:
-        TypeError: it is async.
-    """
-    if isinstance(function, (staticmethod, classmethod)):
-        in_thread(function.__func__)
-        return function
-    if not isinstance(function, (FunctionType, functools.partial)):
-        raise TypeError(f"in_thread decorates a function of yours, not {function!r}")
-    from inspect import iscoroutinefunction
-
-    if iscoroutinefunction(function):
-        raise TypeError(
-            f"in_thread is for sync handlers, and {function!r} is async: it runs in the "
-            "event loop anyway, so leave the decorator out"
-        )
-    setattr(function, IN_THREAD, True)
-    forget_found()
-    return function
 
 
 class Driver:
@@ -306,8 +278,8 @@ class Driver:
                 # Asked of a bound method, a missing attribute costs 300 ns; of its function, 30.
                 inner = function.__func__ if type(function) is MethodType else function
                 if getattr(inner, IN_THREAD, False):
-                    work = functools.partial(_work, function, call.args, call.kwargs)
-                    return self._in_thread(work)
+                    run = functools.partial(work, function, call.args, call.kwargs)
+                    return self._in_thread(run)
                 result = function(*call.args, **call.kwargs)
         except BaseException as error:
             self.failed(call, error)
@@ -422,7 +394,7 @@ class Driver:
         """
         if self.here():
             return run()
-        if not getattr(_worker, "active", False):
+        if not getattr(worker, "active", False):
             self.check_loop()
             raise RuntimeError(
                 "this stub belongs to a connection in another thread or event loop: write "
@@ -739,55 +711,3 @@ def end_writing(fd: int) -> bool:
     with socket(fileno=os.dup(fd)) as end, gone:
         end.shutdown(SHUT_WR)
     return False
-
-
-_worker = threading.local()
-
-
-def _work(handler: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any]:
-    """In a worker thread: calls are brought to the loop, and `wait` may block. The result is in a
-    tuple, since trio takes no coroutine from a thread."""
-    _worker.active = True
-    try:
-        return (handler(*args, **kwargs),)
-    finally:
-        _worker.active = False
-
-
-def wait(promise: Awaitable[T], timeout: float | None = None) -> T:
-    """Block until a promise has its value; for handlers decorated with `in_thread`, and for those
-    of a blocking peer.
-
-    Args:
-        promise: an answer, or a path to read.
-        timeout: seconds; None waits for ever.
-
-    Raises:
-        TimeoutError: it took longer; the call is then cancelled.
-        RuntimeError: in the event loop's own thread, which this would block.
-        TypeError, ValueError: for the arguments.
-    """
-    timeout = checked_timeout(timeout)
-    if not isinstance(promise, Promise):
-        raise TypeError(
-            "wait() takes a promise, as in capnode.wait(peer.index.add(1, 2)), not a value of type "
-            f"{type(promise).__name__}"
-        )
-    driver: Driver = promise._session._driver  # type: ignore[attr-defined]
-    if driver.here():
-        raise RuntimeError("wait() would block the event loop: write await promise")
-    return cast(T, driver.block_on(promise, timeout))
-
-
-def current_peer() -> Any:
-    """The peer whose call is being handled.
-
-    Raises:
-        RuntimeError: outside a handler.
-    """
-    try:
-        return current.get()
-    except LookupError:
-        raise RuntimeError(
-            "current_peer() is for handlers: no call is being handled here"
-        ) from None

@@ -32,8 +32,9 @@ from .._seam import as_cell
 from .._session import Session
 from .._stub import Promise, Stub
 from .._tables import QUEUED, Running
-from ._base import PLAIN, RELEASE_DELAY, current, is_to_await, start_map
+from ._base import PLAIN, RELEASE_DELAY, is_to_await, start_map
 from ._descriptor import SMALL_READ, STAYS, DescriptorDriver
+from ._handlers import current
 from ._interrupts import edge
 from ._pump import (
     NOWHERE,

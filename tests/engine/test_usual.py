@@ -10,7 +10,7 @@ import pytest
 from capnode_py import Limits, RemoteError, Target
 from capnode_py._frames import frame_head
 from capnode_py._messages import CALL, CANCEL, PULL, PUSH, RELEASE
-from capnode_py.driver._base import current_peer, in_thread
+from capnode_py.driver._handlers import current_peer, in_thread
 from capnode_py.testing import FakeDriver, Wire
 
 
