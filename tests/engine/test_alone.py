@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capnode_py import LimitExceeded, Limits, Target
@@ -147,6 +147,7 @@ def _history(steps: list[str], *, alone: bool, eager: bool, back: bool) -> list[
     return [*history, near.started, far.started]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(sorted(STEPS)), max_size=12),
     st.booleans(),
