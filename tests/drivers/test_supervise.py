@@ -299,7 +299,7 @@ async def test_a_goodbye_is_orderly_and_a_broken_protocol_is_not(driver, clocks,
         "import capnode_py._stdio as s; claim = s.claim\n"
         "def claimed():\n"
         "    global peer_fd\n"
-        "    fds = claim(); peer_fd = fds[1]; return fds\n"
+        "    wire = claim(); peer_fd = wire.fds[1]; return wire\n"
         "s.claim = claimed\n"
         "asyncio.run(main())\n"
     )
