@@ -1,4 +1,4 @@
-"""The child of `CapnodePeer`: ``python -m benchmarks.plugin LOOP``."""
+"""The child of `CapnodePeer`, and of this library in the table: ``plugin.py LOOP``."""
 
 from __future__ import annotations
 

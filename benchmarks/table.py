@@ -255,9 +255,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             for run in range(min(options.runs, row.most)):
                 for column in columns:
                     _run(column, row, options.seconds, everything if row.unpinned else one, run)
-        for column in columns:
-            for find in (_first, _import, _traffic, _references, _peak):
-                if not options.rows:
+        for find in (_first, _import, _traffic, _references, _peak):
+            for _ in range(min(options.runs, 5) if find in (_first, _import) else 1):
+                for column in columns:
                     _find(column, find, options)
     finally:
         for column in columns:
@@ -323,7 +323,7 @@ def _find(column: Column, find: Any, options: argparse.Namespace) -> None:
         _references: ["ref_here", "ref_there"],
         _peak: ["peak_here", "peak_there"],
     }[find]
-    if keys[0] in column.cannot:
+    if keys[0] in column.cannot or not any(wanted(key, options.rows) for key in keys):
         return
     if column.name.startswith("floor") and find in (_first, _import):
         column.cannot.update(dict.fromkeys(keys, "no program that anybody would write"))
@@ -337,17 +337,15 @@ def _find(column: Column, find: Any, options: argparse.Namespace) -> None:
         column.cannot.update(dict.fromkeys(keys, str(error)))
 
 
-def _first(column: Column, options: argparse.Namespace) -> Iterator[list[float]]:
-    for _ in range(min(options.runs, 5)):
-        yield [column.ask("first")["seconds"] * 1e3]
+def _first(column: Column, _options: argparse.Namespace) -> Iterator[list[float]]:
+    yield [column.ask("first")["seconds"] * 1e3]
 
 
-def _import(column: Column, options: argparse.Namespace) -> Iterator[list[float]]:
+def _import(column: Column, _options: argparse.Namespace) -> Iterator[list[float]]:
     program = column.entry.make().imports
-    for _ in range(min(options.runs, 5)):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", program], cwd=column.root, check=True)
-        yield [(time.perf_counter() - started) * 1e3]
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", program], cwd=column.root, check=True)
+    yield [(time.perf_counter() - started) * 1e3]
 
 
 def _references(column: Column, _options: argparse.Namespace) -> Iterator[list[float]]:

@@ -18,7 +18,7 @@ def _returned(value: int) -> int:
 
 
 def _command(loop: str) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.plugin", loop]
+    return [sys.executable, str(ROOT / "benchmarks" / "plugin.py"), loop]
 
 
 class Capnode(Contender):
