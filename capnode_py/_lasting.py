@@ -262,7 +262,7 @@ _LONGEST_TIMER = 24 * 3600.0  # what every loop can do
 
 
 def _running_loop() -> object | None:
-    from .driver.anyio import in_trio
+    from .driver._base import in_trio
 
     if in_trio():
         import trio
@@ -278,7 +278,8 @@ def _running_loop() -> object | None:
 
 def _call_later(seconds: float, run: Callable[[], None]) -> None:
     """Call it in the event loop that runs here."""
-    from .driver.anyio import in_trio, start_background
+    from .driver._base import in_trio
+    from .driver.anyio import start_background
 
     if in_trio():
 

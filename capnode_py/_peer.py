@@ -21,7 +21,7 @@ from ._reach import Facade
 from ._session import FEATURES, VERSIONS, Session
 from ._stub import Promise, Stub
 from .codec.cbor import MAX_NAME, CborCodec
-from .driver._base import Driver
+from .driver._base import Driver, in_trio
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -582,8 +582,7 @@ def codec_of(dialect: str) -> Callable[..., Codec]:
 
 def _driver_of_loop(stream: Carrier, **parts: Any) -> Driver:
     """The driver that fits this stream in this event loop."""
-    trio = sys.modules.get("trio")
-    on_trio = trio is not None and trio.lowlevel.in_trio_task()
+    on_trio = in_trio()
     if not on_trio:
         import asyncio
 

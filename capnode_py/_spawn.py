@@ -16,8 +16,8 @@ from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
 from ._peer import I_co, Interface, Peer, check_interface, make_peer
 from ._start import Channel, Command, Recipe, Started, Stderr, recipe, request_logs, start
-from .driver._base import LOOP_ENDED
-from .driver.anyio import in_trio, start_background
+from .driver._base import LOOP_ENDED, in_trio
+from .driver.anyio import start_background
 
 if TYPE_CHECKING:
     from .driver._base import Driver

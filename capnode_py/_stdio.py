@@ -35,6 +35,7 @@ from ._peer import (
     make_settings,
 )
 from ._watchdog import EX_UNAVAILABLE, Watchdog, leads_a_session
+from .driver._base import in_trio
 
 if TYPE_CHECKING:
     import asyncio
@@ -81,7 +82,7 @@ def serve_stdio(
     """
     import asyncio
 
-    if asyncio._get_running_loop() is not None or _in_trio():
+    if asyncio._get_running_loop() is not None or in_trio():
         raise RuntimeError(
             "serve_stdio() runs an event loop of its own. Inside one, write "
             "async with capnode.stdio(index) as peer: await peer.wait_closed()"
@@ -261,11 +262,6 @@ def forward_logs(peer: AnyPeer[Any]) -> None:
         from ._logs import forward_if_asked
 
         forward_if_asked(peer)
-
-
-def _in_trio() -> bool:
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_task())
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:

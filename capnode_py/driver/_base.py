@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import stat
+import sys
 import time
 from abc import abstractmethod
 from collections import deque
@@ -699,6 +700,12 @@ def start_map(driver: Driver, recorded: Recording, value: Any) -> Coroutine[Any,
     from .._replay import replay
 
     return replay(driver, recorded, value)
+
+
+def in_trio() -> bool:
+    """Is the caller in a task of trio's? Another thread may be about to import it."""
+    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
+    return lowlevel is not None and bool(lowlevel.in_trio_task())
 
 
 def end_writing(fd: int) -> bool:

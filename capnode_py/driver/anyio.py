@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import math
 import os
-import sys
 import threading
 from abc import abstractmethod
 from collections import deque
@@ -33,7 +32,7 @@ from .._holding import Holding
 from .._log import get_logger
 from .._long import flat
 from .._session import Session
-from ._base import LOOP_ENDED, RELEASE_DELAY, Driver, end_writing
+from ._base import LOOP_ENDED, RELEASE_DELAY, Driver, end_writing, in_trio
 
 logger = get_logger("capnode_py.driver")
 
@@ -343,12 +342,6 @@ class AnyioDriver(TaskDriver):
 
 def _set(event: anyio.Event, _cell: Cell) -> None:
     event.set()
-
-
-def in_trio() -> bool:
-    """Is the caller in a task of trio's?"""
-    trio = sys.modules.get("trio")
-    return trio is not None and trio.lowlevel.in_trio_task()
 
 
 @cache

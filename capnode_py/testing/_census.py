@@ -87,9 +87,9 @@ def origins_of_coroutines() -> Iterator[None]:
 
 
 def current_tasks() -> set[Any]:
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return set(_below(trio.lowlevel.current_root_task()))
+    trio = getattr(sys.modules.get("trio"), "lowlevel", None)  # None while it is being imported
+    if trio is not None and trio.in_trio_run():
+        return set(_below(trio.current_root_task()))
     asyncio = sys.modules.get("asyncio")
     loop = None if asyncio is None else asyncio._get_running_loop()
     return set() if loop is None else set(asyncio.all_tasks(loop))  # type: ignore[union-attr]

@@ -313,9 +313,9 @@ def _is_here(peer: AnyPeer[Any]) -> bool:
 
 
 def _loop() -> Any:
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return trio.lowlevel.current_trio_token()
+    trio = getattr(sys.modules.get("trio"), "lowlevel", None)  # None while it is being imported
+    if trio is not None and trio.in_trio_run():
+        return trio.current_trio_token()
     asyncio = sys.modules.get("asyncio")
     return None if asyncio is None else asyncio._get_running_loop()
 
