@@ -624,14 +624,14 @@ class Session:
 
     def flush(self) -> list[Encoded]:
         """The frames to be written now. The driver keeps in `unsent` what of them is not yet."""
-        if self._notes:
+        if self.noted:
             self.drain_notes()
         return self._outbox.flush()
 
     def flush_turn(self) -> list[Encoded]:
         """The same at the end of a turn of reading: releases do not leave alone, and those of plain
         answers not before they are many."""
-        if self._notes:
+        if self.noted:
             self.drain_notes()
         return self._outbox.flush(due=WAITS_UP_TO) if self._outbox.size else _NO_FRAMES
 

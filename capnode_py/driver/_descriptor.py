@@ -319,7 +319,8 @@ class LaneDriver(DescriptorDriver):
         if frame is not None:
             self.write_frame(frame)
             return
-        frames = self.session.flush_turn()
+        # If the time of the releases has come meanwhile, no other flush will take them along.
+        frames = self.session.flush_turn() if self._releasing else self.session.flush()
         if frames:
             self._write(frames)
 

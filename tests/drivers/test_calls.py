@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import os
 import socket
 import sys
 import threading
@@ -13,9 +14,11 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -872,3 +875,35 @@ async def test_a_call_that_comes_alone_and_fails_is_answered_once(driver):
                 await near.index.fail()
             assert await near.index.add(1, 2) == 3
             assert await near.index.add(3, 4) == 7
+
+
+@pytest.mark.drivers("asyncio", "uvloop")
+async def test_releases_whose_time_comes_as_a_task_wakes_leave_all_the_same(driver):
+    """They wait for what that task may say; nothing else would take them along."""
+
+    async with _socket_pair({"echo": lambda value: value}) as (near, far):
+        here: Any = near._driver
+        call = asyncio.ensure_future(_awaited(near.index.echo(1)))
+        while not here._woke:  # in the turn that has read the answer
+            await anyio.lowlevel.checkpoint()
+            here._in_turn = True
+            with contextlib.suppress(BlockingIOError):
+                here.received(os.read(here._read_fd, 1000))
+            here._in_turn = False
+        here.end_turn()
+        here._release_timer.cancel()
+        here._flush_releases()  # as the loop does, if its time has come in the same round
+        assert await call == 1
+        while far.stats().exports > 1:
+            await anyio.lowlevel.checkpoint()
+
+
+async def _awaited(promise: Any) -> Any:
+    return await promise
+
+
+@pytest.mark.drivers("asyncio")
+async def test_a_connection_opens_while_another_thread_imports_trio(driver, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))  # which has no names yet
+    async with _socket_pair({"echo": lambda value: value}) as (near, _):
+        assert await near.index.echo(1) == 1

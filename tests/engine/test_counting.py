@@ -529,6 +529,15 @@ def test_a_stub_dropped_in_another_thread_is_only_noted_there(wire: Wire) -> Non
     assert exported(near) == {}
 
 
+def test_a_note_that_was_drained_before_it_has_said_so_lets_the_next_one_wake(wire: Wire) -> None:
+    """G5: it was left in another thread, and a flush is coming, which finds none."""
+    near, far = wire.link(far_index={"f": lambda: None})
+    near.get(near.index.f())
+    far.session.noted = True
+    far.flush()
+    assert not far.session.noted
+
+
 def test_a_stub_that_dies_in_a_cycle_is_released(wire: Wire) -> None:
     """G5"""
     keeper = Keeper()
