@@ -23,6 +23,7 @@ from ._outbox import WAITS_UP_TO, Outbox
 from ._outgoing import Outgoing
 from ._reach import ATOMS, plain_function
 from ._seam import Seam
+from ._stub import Promise
 from ._tables import Export, Import, Running
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ class Exchange:
     def reply(self, id: int, running: Running, result: Any) -> bytes | None:
         """The function has returned: what is to be written now; None if that waits for a flush."""
         entries = self._exports.entries
-        if entries.get(id) is not running:
+        if entries.get(id) is not running or type(result) is Promise:
             self._session.finish(self._session.in_full(id, running), result)
             return None
         entries[id] = (result, PULLED)

@@ -436,7 +436,12 @@ class Pump:
         return None if when is None else max((when - monotonic()) * 1000, 0)
 
     def handle(self, events: Events) -> None:
+        """Read and write where that can be done. If another thread polls by now, since a handler
+        has run here meanwhile, what is left is its own: it will see it, and what it waits for may
+        be known to itself alone (`LockedSession._exchange`)."""
         for fd, event in events:
+            if self.polling:
+                return
             if event == select.POLLIN and fd in self._readers:
                 self._readers[fd]()
                 continue

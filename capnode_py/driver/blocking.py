@@ -484,7 +484,7 @@ class BlockingDriver(DescriptorDriver):
         It stands in one piece for the same reason as `LockedSession._exchange`.
         """
         outer = place.get()
-        if self._busy or outer.depth > _DEEP:
+        if outer.depth > _DEEP:
             self._readable()
             return
         pump = self._pump
@@ -497,7 +497,8 @@ class BlockingDriver(DescriptorDriver):
         others: Events = ()
         data, self.heard = self.heard, b""
         try:
-            while not self._reads_much and (pump.calm or pump.is_calm()):
+            # Another thread may have begun a handler, also while this one polled.
+            while not self._busy and not self._reads_much and (pump.calm or pump.is_calm()):
                 if not data:
                     try:
                         data = read(self._read_fd, SMALL_READ)

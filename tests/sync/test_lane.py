@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import random
+import select
+import socket
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import capnode_py as capnode
-from capnode_py.driver import blocking
+from capnode_py.driver import _descriptor, blocking
 from capnode_py.sync import SpawnedPeer
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -265,3 +270,110 @@ def test_what_waits_behind_a_handler_may_be_cancelled_named_and_dropped():
             near.wait(second)
         blocked.join()
     assert far.ran == [1, 3, 4, 7, 4]
+
+
+@contextlib.contextmanager
+def _on_a_loop(index: Any, near_index: Any = None) -> Iterator[tuple[capnode.sync.Peer, Any]]:
+    """A peer, and one on an event loop in another thread at the far end."""
+    near_end, far_end = socket.socketpair()
+    opened: Future[tuple[Any, asyncio.AbstractEventLoop]] = Future()
+
+    async def serve() -> None:
+        async with capnode.attach(far_end, index=index) as far:
+            opened.set_result((far, asyncio.get_running_loop()))
+            await far.wait_closed()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    with capnode.sync.attach(near_end, index=near_index) as near:
+        yield near, opened.result(10)
+    thread.join()
+
+
+def test_what_another_thread_has_polled_before_is_left_to_the_one_that_polls_now():
+    """It reads the answer of a call that no table knows of, since nothing else could come."""
+    asked, answered = threading.Event(), threading.Event()
+
+    async def ask() -> str:
+        asked.set()
+        await asyncio.get_running_loop().run_in_executor(None, answered.wait)
+        return "the answer"
+
+    with _on_a_loop({"ask": ask}) as (near, _):
+        near.ping()
+        got: list[Any] = []
+        caller = threading.Thread(target=lambda: got.append(near.index.ask()), daemon=True)
+        caller.start()
+        assert asked.wait(10)
+        pump, fd = near._driver._pump, near._driver._read_fd
+        with pump.lock:
+            # As if it had handled another descriptor first, whose handler let go of the lock.
+            answered.set()
+            select.select([fd], [], [])
+            pump.handle([(fd, select.POLLIN)])
+        caller.join(10)
+        assert got == ["the answer"]
+
+
+def test_no_call_starts_beside_a_handler_that_another_thread_has_begun(
+    monkeypatch,
+):
+    monkeypatch.setattr(_descriptor, "RELEASE_DELAY", 60)  # a release would end that poll,
+    monkeypatch.setattr(blocking, "RELEASE_DELAY", 60)  # sent there or here
+    monkeypatch.setattr(blocking, "_RELEASE_DELAY", 60_000)
+    entered, leave = threading.Event(), threading.Event()
+    running: list[str] = []
+
+    def handle(name: str) -> int:
+        running.append(name)
+        if name == "blocks":
+            entered.set()
+            assert leave.wait(10)
+        together = len(running)
+        running.remove(name)
+        return together
+
+    async def find() -> Any:
+        return far.index["handle"]
+
+    async def call_while_it_blocks() -> Any:
+        before = near.stats().messages_received
+        call = far.index.handle("comes alone")
+        far._driver.flush_said()  # without the releases that wait
+        while near.stats().messages_received == before:
+            pass  # nothing else is said until it is read
+        await far.ping()
+        leave.set()
+        return await call
+
+    async def call_often() -> Any:
+        return [await far.index.handle(name) for name in ("first", "second", "third")]
+
+    with _on_a_loop({"find": find}, {"handle": handle}) as (near, (far, loop)):
+        with near.pipeline() as p:
+            own = p.index.find()
+        assert near.wait(own) is handle
+        near.serve_background()
+        # Behind these the thread that serves polls for the next, without a look at more.
+        asyncio.run_coroutine_threadsafe(call_often(), loop).result(10)
+        blocks = threading.Thread(target=lambda: near.wait(own("blocks")))
+        blocks.start()
+        assert entered.wait(10)
+        alone = asyncio.run_coroutine_threadsafe(call_while_it_blocks(), loop).result(10)
+        blocks.join()
+    assert alone == 1
+
+
+@pytest.mark.parametrize("n", range(2))
+def test_a_promise_that_a_handler_returns_is_answered_when_it_has_its_value(n):
+    """It takes the general way: the answer is no promise itself."""
+
+    def theme() -> Any:
+        return capnode.current_peer().index.settings.theme
+
+    with capnode.sync.pair({"settings": {"theme": "dark"}}, {"theme": theme}) as (near, _):
+        for _ in range(n):
+            near.index.theme()
+        before = near.stats().messages_received
+        assert near.index.theme() == "dark"
+        assert near.stats().messages_received - before == 2  # it was read, and then answered
