@@ -2259,4 +2259,52 @@ BREAKS = [
         "from ._session import Session\nfrom ._start import start  # noqa: F401\n",
         ("./import::a_parent_that_blocks_and_its_child_load_nothing_heavy",),
     ),
+    Break(
+        "3",
+        "a note that was drained before it had said so keeps the next from waking anybody",
+        "_session.py",
+        """        if self.noted:
+            self.drain_notes()
+        return self._outbox.flush()
+""",
+        """        if self._notes:
+            self.drain_notes()
+        return self._outbox.flush()
+""",
+        ("counting::a_note_that_was_drained_before_it_has_said_so_lets_the_next_one_wake",),
+    ),
+    Break(
+        "8",
+        "releases whose time comes as a task wakes stay, if it says nothing",
+        "driver/_descriptor.py",
+        "self.session.flush_turn() if self._releasing else self.session.flush()",
+        "self.session.flush_turn()",
+        ("drivers/calls::releases_whose_time_comes_as_a_task_wakes_leave_all_the_same[asyncio]",),
+    ),
+    Break(
+        "8",
+        "a thread reads what another one polls for, and knows nothing of its call",
+        "driver/_pump.py",
+        """            if self.polling:
+                return
+            if event == select.POLLIN""",
+        "            if event == select.POLLIN",
+        ("sync/lane::what_another_thread_has_polled_before_is_left_to_the_one_that_polls_now",),
+    ),
+    Break(
+        "6",
+        "a call that comes alone starts beside the handler of another thread",
+        "driver/blocking.py",
+        "while not self._busy and not self._reads_much",
+        "while not self._reads_much",
+        ("sync/lane::no_call_starts_beside_a_handler_that_another_thread_has_begun",),
+    ),
+    Break(
+        "8",
+        "a promise that the handler of a call alone returns is itself the answer",
+        "_exchange.py",
+        "is not running or type(result) is Promise:",
+        "is not running:",
+        ("sync/lane::a_promise_that_a_handler_returns_is_answered_when_it_has_its_value[0]",),
+    ),
 ]
