@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capnode_py import CannotPass, Limits, RemoteProtocolError, Target
@@ -80,6 +80,7 @@ def _nothing(value: Any) -> Any:
     raise CannotPass(f"{value!r} is not for this test")
 
 
+@settings(deadline=None)
 @given(ids, paths, st.lists(others, max_size=26).map(tuple))
 def test_a_call_is_written_and_read_as_in_the_general_way(target, path, args) -> None:
     expected = _frame(target, path, args)
@@ -94,6 +95,7 @@ def test_a_call_is_written_and_read_as_in_the_general_way(target, path, args) ->
         assert read is None or repr([*read[:3], read[3]]) == repr([*fields, False])
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.integers(-(1 << 33), -1), small), max_size=5), paths)
 def test_callbacks_are_written_as_in_the_general_way(drawn, path) -> None:
     references = {_callback(): id for id in drawn if type(id) is int and id < -2}
@@ -147,6 +149,7 @@ def test_the_usual_call_is_written_and_read_alone(target: int, args: tuple[Any, 
         assert LONE.read_call(frame) == (target, list(path), list(args), False)
 
 
+@settings(deadline=None)
 @given(ids.filter(lambda id: id > 0), others)
 def test_an_answer_is_written_and_read_as_in_the_general_way(id, value) -> None:
     expected = _framed(CODEC.resolve(id, value, _nothing))
@@ -161,6 +164,7 @@ def test_an_answer_is_written_and_read_as_in_the_general_way(id, value) -> None:
     assert LONE.read_answer(expected, id + 1) is UNUSUAL
 
 
+@settings(deadline=None)
 @given(
     ids.filter(lambda id: id > 0),
     others,
@@ -299,6 +303,7 @@ def test_a_frame_over_our_own_limit_is_not_read_alone() -> None:
                 raise AssertionError(size)
 
 
+@settings(deadline=None)
 @given(
     ids.filter(lambda id: id > 0),
     others,
@@ -342,6 +347,7 @@ def _both(id: int, both: tuple[Any, list[int], list[int]]) -> list[Any]:
     return [[RESOLVE, id, value], [RELEASE, answers, [pair]]]
 
 
+@settings(deadline=None)
 @given(
     st.one_of(
         st.binary(max_size=40),
@@ -372,6 +378,7 @@ def test_whatever_comes_it_reads_nothing_that_the_general_way_does_not(content, 
     _read_as_in_the_general_way(data)
 
 
+@settings(deadline=None)
 @given(
     st.one_of(
         st.lists(others, min_size=1, max_size=3).map(lambda args: _frame(0, ("add",), args)),
