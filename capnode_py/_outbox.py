@@ -118,8 +118,12 @@ class Outbox:
         question = self._lone_question
         if question is not None:
             cell = question()
-            if cell is None or cell.pulled != PULLED:
+            if cell is None:
                 return None
+            if cell.pulled != PULLED:  # not yet awaited: as in `_decide`
+                if cell.pulled != UNDECIDED or cell.used:
+                    return None
+                cell.pulled = PULLED
             self._lone_question = None  # else it would leave a note when the cell is gone
         self._lone = b""
         self.size = 0

@@ -192,6 +192,20 @@ def test_a_call_that_nobody_awaits_is_a_push_also_alone(
     assert near.words()[0] == "push"
 
 
+def test_a_call_that_is_not_awaited_yet_is_a_call_also_alone(
+    pair: tuple[FakeDriver, FakeDriver],
+) -> None:
+    """P14: as in a gather, whose tasks have not begun; an await after that says nothing."""
+    near, far = pair
+    promise = near.index.add(1, 2)
+    near.flush_turn()
+    assert [message.word for message in far.coming()] == ["call"]
+    task = near.spawn(promise)
+    near.wire.run()
+    assert task.result() == 3
+    assert "pull" not in near.words()
+
+
 def test_what_is_said_behind_a_lone_message_leaves_in_its_frame(
     pair: tuple[FakeDriver, FakeDriver],
 ) -> None:
