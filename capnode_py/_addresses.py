@@ -97,8 +97,9 @@ def check_stream_socket(sock: socket.socket) -> None:
     Raises:
         TypeError, ValueError: it is no stream, or none any more.
     """
-    ssl = sys.modules.get("ssl")
-    if ssl is not None and isinstance(sock, ssl.SSLSocket):
+    # It has no names yet while another thread imports it; then this is none of its sockets.
+    tls = getattr(sys.modules.get("ssl"), "SSLSocket", None)
+    if tls is not None and isinstance(sock, tls):
         raise TypeError(
             "attach() would send past the TLS of an ssl.SSLSocket: in an event loop, attach an "
             "anyio.streams.tls.TLSStream"
