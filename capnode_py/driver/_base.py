@@ -454,7 +454,7 @@ class Driver:
     def _tell_future(self, future: Future[Any], cell: Cell) -> None:
         if future.set_running_or_notify_cancel():
             if cell.state == REJECTED:
-                future.set_exception(cell.value)
+                future.set_exception(again(cell.value))
             else:
                 future.set_result(cell.value)
 

@@ -657,6 +657,21 @@ async def test_submit_fails_when_the_peer_is_closed(any_road):
         await anyio.to_thread.run_sync(lambda: near.submit(one).result())
 
 
+async def test_a_submitted_call_that_the_end_hits_has_an_error_of_its_own(any_road):
+    """Its traceback would otherwise grow on the connection's own error, and hold its frames."""
+
+    near, _ = await any_road.open()
+    error = capnode.PeerLost("the connection broke")
+    future: Future[Any] = Future()
+    cell = Cell(near._session)
+    cell.watch(functools.partial(near._driver._tell_future, future))
+    cell.reject(error)  # as all that pend are at the end
+    await near.ping()
+    told = future.exception(0)
+    assert told is not error
+    assert repr(told) == repr(error)
+
+
 @pytest.mark.loop
 async def test_a_call_from_a_foreign_thread_raises_and_names_submit(any_road):
     near, _ = await any_road.open(far_index={"one": lambda: 1})
@@ -903,7 +918,8 @@ async def _awaited(promise: Any) -> Any:
 
 
 @pytest.mark.drivers("asyncio")
-async def test_a_connection_opens_while_another_thread_imports_trio(driver, monkeypatch):
-    monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))  # which has no names yet
+async def test_a_connection_opens_while_another_thread_imports_trio_and_ssl(driver, monkeypatch):
+    for name in ("trio", "ssl"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))  # which has no names yet
     async with _socket_pair({"echo": lambda value: value}) as (near, _):
         assert await near.index.echo(1) == 1
