@@ -7,6 +7,7 @@ other in all the ways that there are, and check what comes:
 - a call says through which reference it was made, and as which one: calls on one reference start
   in their order (rules 5 and 6), and each one-way call arrives;
 - each answer is what it must be; handlers of one blocking connection run one at a time;
+- with `--dies`, one end closes in the midst of it, and every wait ends;
 - when all is done and dropped, both tables come to hold the index alone, by themselves: nothing
   more is said. No callback is left, and no error was logged.
 
@@ -52,6 +53,10 @@ Step: TypeAlias = Generator[Effect, Any, None]
 ODD = [0, 1, 23, 24, 255, 256, 65535, 65536, 2**32, 2**63, 2**64, 10**30]
 SIZES = [0, 1, 7, 23, 24, 200, 230, 250, 255, 256, 257, 300, 5000, 65490, 65520, 65540, 70_000]
 NOTES = 1 << 16
+
+
+CLOSE = object()
+"""An effect: this end closes its connections."""
 
 
 class Failed(AssertionError):
@@ -172,12 +177,13 @@ class Reference:
 class Walker:
     """Makes calls at random, one after the other: a task or a thread."""
 
-    def __init__(self, end: End, seed: str, *, plain: bool = False) -> None:
+    def __init__(self, end: End, seed: str, *, plain: bool, closes: bool) -> None:
         self.end = end
         self.random = random.Random(seed)
         self.held: list[Reference] = [end.reference(peer, peer.index) for peer in end.peers]
         self.said: list[str] = []
-        self._plain = plain
+        self.plain = plain
+        self._closes = closes
         self._reused = self.callback()
         self._steps: list[Callable[[Reference], Step]] = [
             *[self.echo] * 6,
@@ -208,7 +214,10 @@ class Walker:
             ]
 
     def steps(self, count: int) -> Iterator[Step]:
-        for _ in range(count):
+        dies_at = self.random.randrange(count) if self._closes else -1
+        for n in range(count):
+            if n == dies_at:
+                yield iter([CLOSE])  # type: ignore[misc]
             reference = self.random.choice(self.held)
             make = self.random.choice(self._steps)
             self.said.append(f"{make.__name__} on {reference.number}")
@@ -324,8 +333,9 @@ class Walker:
     def tell(self, on: Reference) -> Step:
         seen: list[int] = []
         yield partial(on.far.tell, on.mark(), seen.append, 3)
-        # What came before an answer has begun when that is here; or another thread is at it.
-        for _ in range(self.end.others_may_run * 1000):
+        # What came before an answer has begun when that is here; or another thread is at it,
+        # or (in trio, and for a thread that is none of the loop's) tasks that are yet to run.
+        for _ in range((self.end.others_may_run or self.plain) * 1000):
             if len(seen) < 3:
                 yield partial(on.far.echo, on.mark())
         self.check(seen, [0, 1, 2])
@@ -466,7 +476,15 @@ class End:
     """One end: its connections, and its walkers."""
 
     def __init__(
-        self, kind: str, side: int, seed: str, steps: int, control: socket.socket, *, shared: bool
+        self,
+        kind: str,
+        side: int,
+        seed: str,
+        steps: int,
+        control: socket.socket,
+        *,
+        shared: bool,
+        dies: bool,
     ) -> None:
         self.kind = kind
         self.others_may_run = shared or kind == "trio"
@@ -479,6 +497,7 @@ class End:
         self._side = side
         self._steps = steps
         self._control = control
+        self._dies = dies
         self._numbers = itertools.count()
         self._busy: set[Any] = set()
 
@@ -527,7 +546,9 @@ class End:
             raise Failed("the other end has failed")
 
     def _is_quiet(self) -> bool:
-        return all((p.stats().imports, p.stats().exports) == (1, 1) for p in self.peers)
+        """Do the tables hold the indexes alone? Of a connection that is over, nothing."""
+        tables = (0, 0) if self._dies else (1, 1)
+        return all((p.stats().imports, p.stats().exports) == tables for p in self.peers)
 
     def _drop(self) -> None:
         self.walkers.clear()
@@ -536,8 +557,8 @@ class End:
     def _check(self) -> None:
         """It is quiet, or has failed to become so."""
         gc.collect()
-        for peer in self.peers:
-            if (peer.stats().imports, peer.stats().exports) != (1, 1):
+        if not self._is_quiet():
+            for peer in self.peers:
                 self.fail(f"{peer!r} is not quiet:\n{peer.leak_report()}")
         if self.made:
             self.fail(f"left: {list(self.made)}")
@@ -546,7 +567,12 @@ class End:
         count = self._random.choice([1, 1, 2, 3, 4])
         in_threads = self.kind != "blocking" and self._random.random() < 0.5
         self.walkers = [
-            Walker(self, f"{self._seed} {self._side} {n}", plain=in_threads and n == 0)
+            Walker(
+                self,
+                f"{self._seed} {self._side} {n}",
+                plain=in_threads and n > 0,
+                closes=self._dies and not self._side and n == 0,
+            )
             for n in range(count)
         ]
 
@@ -576,7 +602,7 @@ class End:
         self._drop()
         self.meet()
         until = time.monotonic() + PATIENCE
-        while not self._is_quiet() and time.monotonic() < until:
+        while (self.made or not self._is_quiet()) and time.monotonic() < until:
             threading.Event().wait(0.001)
             gc.collect()
         self._check()
@@ -601,6 +627,10 @@ class End:
         with contextlib.suppress(StopIteration):
             while True:
                 effect = send()
+                if effect is CLOSE:
+                    for peer in self.peers:
+                        peer.close()
+                    return
                 try:
                     send = partial(step.send, wait(effect))
                 except Exception as error:
@@ -612,6 +642,8 @@ class End:
         try:
             yield
         except BaseException as error:
+            if self._dies and isinstance(error, CapnodeError):
+                return
             error.add_note("\n".join(walker.said[-5:]))
             self.fail("".join(traceback.format_exception(error)))
 
@@ -633,7 +665,7 @@ class End:
         self._make_walkers()
         async with anyio.create_task_group() as group:
             for walker in self.walkers:
-                if walker._plain:
+                if walker.plain:
                     group.start_soon(run_sync, self._walk_by_submit, walker)
                 else:
                     group.start_soon(self._walk, walker)
@@ -642,7 +674,7 @@ class End:
         self._drop()
         await run_sync(self.meet)
         with anyio.move_on_after(PATIENCE):
-            while not self._is_quiet():
+            while self.made or not self._is_quiet():
                 await anyio.sleep(0.001)
                 gc.collect()
         self._check()
@@ -660,6 +692,10 @@ class End:
         with contextlib.suppress(StopIteration):
             while True:
                 effect = send()
+                if effect is CLOSE:
+                    for peer in self.peers:
+                        await peer.aclose()
+                    return
                 try:
                     got = await (effect() if type(effect) is partial else effect)
                 except Exception as error:
@@ -753,7 +789,9 @@ def joined(seed: str, *, relayed: bool) -> tuple[socket.socket, socket.socket, A
     return one, other, between
 
 
-def run(near: str, far: str, seed: int, steps: int, *, child: bool = False) -> list[str]:
+def run(
+    near: str, far: str, seed: int, steps: int, *, child: bool = False, dies: bool = False
+) -> list[str]:
     """One round: what has failed."""
     choose = random.Random(seed)
     name = f"{seed}"
@@ -762,7 +800,7 @@ def run(near: str, far: str, seed: int, steps: int, *, child: bool = False) -> l
         joined(f"{name} {n}", relayed=choose.random() < 0.4) for n in range(choose.randint(1, 2))
     ]
     near_control, far_control = socket.socketpair()
-    near_end = End(near, 0, name, steps, near_control, shared=shared)
+    near_end = End(near, 0, name, steps, near_control, shared=shared, dies=dies)
     threads = [threading.Thread(target=near_end.run, args=([j[0] for j in joints],))]
     failures = near_end.failures
     process = None
@@ -771,13 +809,14 @@ def run(near: str, far: str, seed: int, steps: int, *, child: bool = False) -> l
         fds = [sock.fileno() for sock in socks]
         numbers = ",".join(map(str, fds))
         command = f"-m tests.stress --end {numbers} --far {far} --seed {seed} --steps {steps}"
+        command += " --dies" * dies
         process = subprocess.Popen(
             [sys.executable, *command.split()], pass_fds=fds, cwd=Path(__file__).parent.parent
         )
         for sock in socks:
             sock.close()
     else:
-        far_end = End(far, 1, name, steps, far_control, shared=shared)
+        far_end = End(far, 1, name, steps, far_control, shared=shared, dies=dies)
         threads.append(threading.Thread(target=far_end.run, args=([j[1] for j in joints],)))
     for thread in threads:
         thread.start()
@@ -793,9 +832,9 @@ def run(near: str, far: str, seed: int, steps: int, *, child: bool = False) -> l
     return failures
 
 
-def run_child(far: str, seed: int, steps: int, fds: list[int]) -> None:
+def run_child(far: str, seed: int, steps: int, fds: list[int], *, dies: bool) -> None:
     control, *socks = [socket.socket(fileno=fd) for fd in fds]
-    end = End(far, 1, f"{seed}", steps, control, shared=False)
+    end = End(far, 1, f"{seed}", steps, control, shared=False, dies=dies)
     end.run(socks)
     if end.failures:
         sys.exit("\n".join(end.failures))
@@ -809,6 +848,7 @@ def main() -> None:
     parser.add_argument("--near", choices=KINDS, action="append")
     parser.add_argument("--far", choices=KINDS, action="append")
     parser.add_argument("--child", action="store_true", help="the far end is a process")
+    parser.add_argument("--dies", action="store_true", help="in the midst of it")
     parser.add_argument("--end", help=argparse.SUPPRESS)
     options = parser.parse_args()
     faulthandler.enable()
@@ -816,7 +856,7 @@ def main() -> None:
     if options.end:
         faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
         fds = [int(fd) for fd in options.end.split(",")]
-        run_child(options.far[0], options.seed, options.steps, fds)
+        run_child(options.far[0], options.seed, options.steps, fds, dies=options.dies)
         return
     done = 0
     started = time.monotonic()
@@ -825,8 +865,11 @@ def main() -> None:
             for far in options.far or KINDS:
                 faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
                 where = f"--seed {seed} --steps {options.steps} --near {near} --far {far}"
+                where += " --child" * options.child + " --dies" * options.dies
                 print(where, end="\r", flush=True)
-                failures = run(near, far, seed, options.steps, child=options.child)
+                failures = run(
+                    near, far, seed, options.steps, child=options.child, dies=options.dies
+                )
                 if failures:
                     sys.exit("\n".join([*failures, f"failed: {where}"]))
                 done += 1

@@ -2307,4 +2307,14 @@ BREAKS = [
         "is not running:",
         ("sync/lane::a_promise_that_a_handler_returns_is_answered_when_it_has_its_value[0]",),
     ),
+    Break(
+        "10",
+        "a submitted call that the end hits raises the connection's own error",
+        "driver/_base.py",
+        "future.set_exception(again(cell.value))",
+        "future.set_exception(cell.value)",
+        (
+            "drivers/calls::a_submitted_call_that_the_end_hits_has_an_error_of_its_own[asyncio-socket]",
+        ),
+    ),
 ]
