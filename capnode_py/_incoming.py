@@ -230,7 +230,8 @@ class Incoming:
             self._answer_with(id, result)
         else:
             entries[id] = (result, UNDECIDED)
-            self._session.holding.hold(id, result)
+            if type(result) not in ATOMS:
+                self._session.holding.hold(id, result)
 
     def taken(self, args: list[Any]) -> Payload | None:
         """Swap the references in the arguments of a usual call. None: there were but objects, right
