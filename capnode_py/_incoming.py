@@ -222,9 +222,7 @@ class Incoming:
         """The function of a usual call has returned this, or what it returned was awaited."""
         entries = self._exports.entries
         if entries.get(id) is not running or type(result) is Promise:
-            # Else it was released, and nobody waits for it.
-            if running[3] is not None or id in entries or type(result) not in ATOMS:
-                self._session.finish(self._session.in_full(id, running), result)
+            self._session.finish(self._session.in_full(id, running), result)
         elif running[2][0] == CALL:
             entries[id] = (result, PULLED)
             self._answer_with(id, result)

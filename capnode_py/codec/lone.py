@@ -164,18 +164,19 @@ class Lone:
         self._starts[target, path, count] = start = _CALL + at + steps + _LISTS[count]
         return start
 
+    def _leaf(self, value: Any) -> bytes | None:
+        """A value that is a leaf; None if it is none, or one for the general way."""
+        leaf = self._leaves.get(type(value))
+        try:
+            return None if leaf is None else leaf(value)
+        except _LEFT:
+            return None
+
     def write_answer(self, id: int, value: Any, /) -> bytes | None:
         """The frame of an answer; likewise."""
-        if type(value) is int and 0 <= value < _SMALL:
-            raw = _INTS[value]
-        else:
-            leaf = self._leaves.get(type(value))
-            if leaf is None:
-                return None
-            try:
-                raw = leaf(value)
-            except _LEFT:
-                return None
+        raw = _INTS[value] if type(value) is int and 0 <= value < _SMALL else self._leaf(value)
+        if raw is None:
+            return None
         frame = (_RESOLVE_2 + id.to_bytes(2) if 0xFF < id < 0x10000 else _answer_head(id)) + raw
         size = len(frame)
         if size < _SMALL:
@@ -348,16 +349,9 @@ class Lone:
         self, id: int, value: Any, answers: Sequence[int], references: Mapping[int, int], /
     ) -> bytes | None:
         """The frame of an answer with a release behind it; None if that is long."""
-        if type(value) is int and 0 <= value < _SMALL:
-            raw = _INTS[value]
-        else:
-            leaf = self._leaves.get(type(value))
-            if leaf is None:
-                return None
-            try:
-                raw = leaf(value)
-            except _LEFT:
-                return None
+        raw = _INTS[value] if type(value) is int and 0 <= value < _SMALL else self._leaf(value)
+        if raw is None:
+            return None
         if len(answers) >= _SHORT or len(references) >= _SHORT:
             return None
         frame = b"\x82" + _answer_head(id)[1:] + raw + _RELEASE + _LISTS[len(answers)]
