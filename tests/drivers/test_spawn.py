@@ -374,8 +374,12 @@ async def test_a_cancelled_start_leaves_nothing(driver, short_ladder, turns):
         group.cancel_scope.cancel()
 
 
-def test_a_child_that_is_busy_goes_with_the_loop_that_was_left(tmp_path):
-    """`asyncio.run` cancels what is still running, the task that watches the child too."""
+@pytest.mark.parametrize("first", ["_watch", "hold"])
+def test_a_child_that_is_busy_goes_with_the_loop_that_was_left(tmp_path, first):
+    """`asyncio.run` cancels what is still running, the task that watches the child too.
+
+    It does so in any order: here one of them is `first`.
+    """
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
         "import signal, capnode_py as capnode\n"
@@ -398,7 +402,13 @@ def test_a_child_that_is_busy_goes_with_the_loop_that_was_left(tmp_path):
         await started.wait()
         assert not holding.done()
 
-    asyncio.run(main())
+    with asyncio.Runner() as runner:
+        runner.run(main())
+        left = asyncio.all_tasks(runner.get_loop())
+        [task] = [task for task in left if first in repr(task.get_coro())]
+        for one in [task, *left - {task}]:
+            one.cancel()
+        runner.run(asyncio.wait(left))
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
 

@@ -1740,7 +1740,7 @@ BREAKS = [
         "_child.py",
         "        if driver.asked_to_close or (",
         "        if (",
-        ("drivers/spawn::a_child_that_is_busy_goes_with_the_loop_that_was_left",),
+        ("drivers/spawn::a_child_that_is_busy_goes_with_the_loop_that_was_left[_watch]",),
     ),
     Break(
         "child",
