@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from struct import Struct
+from struct import error as StructError  # noqa: N812 - as the class that it is
 from types import FunctionType
 from typing import Any
 
@@ -28,7 +29,6 @@ _CALL = bytes((0x81, 0x84, CALL))  # a frame of one message, which has four fiel
 _RESOLVE = bytes((0x81, 0x83, RESOLVE))
 _RESOLVE_AND = bytes((0x82, 0x83, RESOLVE))  # a frame of two messages, of which this is the first
 _WORDS = {_CALL: CALL, _RESOLVE: RESOLVE, _RESOLVE_AND: RELEASE}
-_RESOLVE_2 = _RESOLVE + b"\x19"  # to an id of two bytes
 _RELEASE = bytes((0x83, RELEASE))
 _RELEASE_ONE = _RELEASE + b"\x81"  # of one answer, and what follows
 _PAIR, _NO_PATH = b"\x82", b"\x80"
@@ -43,11 +43,15 @@ _ONLY_INTS = {int}
 
 _HEADS_NOTED = 1000
 Head = tuple[int, list[str], int]
-"""Of a call: its target, its path, and where they end in what was read first."""
+"""Of a call: its target, its path, and how many arguments follow."""
+_ARGS_AT = _TEXT - 7
+"""Where these begin, behind one name on a small id: the head of the name, less this."""
 
 _HEADS = [bytes((_FRAME + n,) if n < _SHORT else (_LONG_FRAME, n)) for n in range(_SMALL)]
 _LISTS = [bytes((_LIST + n,)) for n in range(_SHORT)]
 _INTS = [bytes((n,) if n < _SHORT else (0x18, n)) for n in range(_SMALL)]
+_SHORT_FRAMES = bytes((0, *(_FRAME + n for n in range(_SHORT))))
+"""What a frame of so many bytes begins with, if that is one byte."""
 _IDS = {
     **{n: _INTS[n] for n in range(_SMALL)},
     **{~n: bytes((0x20 + n,) if n < _SHORT else (0x38, n)) for n in range(_SMALL)},
@@ -67,6 +71,18 @@ _STRINGS = {0x58: (1, False), 0x79: (2, True)}
 """Heads of a byte string and a text: the bytes of the length, and whether it is a text."""
 _DOUBLE = 0xFB
 _double_at = Struct(">d").unpack_from
+# A short answer to an id of four bytes, or of two, as nearly all are. To write: how, the first byte
+# if the value took none, and the word. To read: how, with one byte of the value; the word; and the
+# size of the frame, if that is all of it.
+_WRITE_ANSWER = (
+    (Struct(">B4sI").pack, _FRAME + 8, _RESOLVE + b"\x1a"),
+    (Struct(">B4sH").pack, _FRAME + 6, _RESOLVE + b"\x19"),
+)
+_READ_ANSWER = (
+    (Struct(">B4sIB").unpack_from, _RESOLVE + b"\x1a", 10),
+    (Struct(">B4sHB").unpack_from, _RESOLVE + b"\x19", 8),
+)
+_SHORT_VALUE = _SHORT - 8  # with the longer of these heads, the frame is short
 
 
 class Lone:
@@ -177,7 +193,11 @@ class Lone:
         raw = _INTS[value] if type(value) is int and 0 <= value < _SMALL else self._leaf(value)
         if raw is None:
             return None
-        frame = (_RESOLVE_2 + id.to_bytes(2) if 0xFF < id < 0x10000 else _answer_head(id)) + raw
+        size = len(raw)
+        if size < _SHORT_VALUE and 0xFF < id < 0x1_0000_0000:
+            pack, first, word = _WRITE_ANSWER[id < 0x10000]
+            return pack(first + size, word, id) + raw
+        frame = _answer_head(id) + raw
         size = len(frame)
         if size < _SMALL:
             return _HEADS[size] + frame
@@ -198,21 +218,18 @@ class Lone:
                         return None
             # Where the head of most calls ends, by one name on a small id. No head is the beginning
             # of another, so what is found here is this one, whatever `data` is.
-            at = start + data[start + 5] - (_TEXT - 6)
+            at = start + data[start + 5] - _ARGS_AT
             head = self._heads.get(data[start:at])
             if head is None:
-                head = _read_callback(data, start) or self._read_head(data, start)
-                if head is None:
+                fresh = _read_callback(data, start) or self._read_head(data, start)
+                if fresh is None:
                     return None
-                at = head[2]
+                head, at = fresh
 
+            target, path, count = head
             objects = False
             args: list[Any] = []
-            left = data[at]
-            at += 1
-            if not _LIST <= left < _LIST + _SHORT:
-                return None
-            for _ in range(left - _LIST):
+            for _ in range(count):
                 value: Any = data[at]
                 at += 1
                 if value >= _SHORT:
@@ -230,10 +247,12 @@ class Lone:
                 args.append(value)
         except (IndexError, UnicodeDecodeError, KeyError):
             return None
-        whole = at == size and self._cutter.between
-        return (head[0], head[1], args, objects) if whole else None
+        # A call by no name and with no arguments may be found above as all of what was to be its head.
+        whole = at == size or (at > size and not count)
+        return (target, path, args, objects) if whole and self._cutter.between else None
 
-    def _read_head(self, data: bytes, start: int) -> Head | None:
+    def _read_head(self, data: bytes, start: int) -> tuple[Head, int] | None:
+        """And where the arguments begin."""
         at = start + len(_CALL)
         if data[start:at] != _CALL:
             return None
@@ -255,31 +274,33 @@ class Lone:
                 return None
             path.append(data[name_at:end].decode())
 
+        count = data[end] - _LIST
+        end += 1
+        if not 0 <= count < _SHORT:
+            return None
         if target < 0 and not path:  # a callback: as in `_read_callback`
-            return target, path, end
+            return (target, path, count), end
         if len(self._heads) == _HEADS_NOTED:  # the other side chooses them
             self._heads.clear()
-        self._heads[data[start:end]] = head = target, path, end
-        return head
+        self._heads[data[start:end]] = head = target, path, count
+        return head, end
 
     def read_answer(self, data: bytes, id: int, /) -> Any:
         """The value, if `data` is one frame with the answer to `id`, and nothing else; else
         UNUSUAL."""
-        head = _RESOLVE_2 + id.to_bytes(2) if 0xFF < id < 0x10000 else _answer_head(id)
         size = len(data)
-        if size <= _SHORT:
-            if not data.startswith(head, 1) or data[0] != size + (_FRAME - 1):
-                return UNUSUAL
-            at = 1 + len(head)
+        unpack, expected, least = _READ_ANSWER[id < 0x10000]
+        try:
+            first, word, number, value = unpack(data)
+            known = word == expected and number == id and first == _SHORT_FRAMES[size]
+        except (StructError, IndexError):
+            known = False
+        if known:
+            at = least - 1
         else:
-            at = 2
-            if data[0] != _LONG_FRAME or data[1] != size - 2:
-                if not self._is_longer(data, size):
-                    return UNUSUAL
-                at = 3
-            if not data.startswith(head, at):
+            at = self._answer_at(data, size, id)
+            if not at:
                 return UNUSUAL
-            at += len(head)
         if not self._cutter.between:
             return UNUSUAL
         if at == size - 1 and (value := data[at]) < _SHORT:
@@ -289,6 +310,14 @@ class Lone:
         except (IndexError, UnicodeDecodeError, KeyError):
             end = 0
         return value if end == size else self._value(data[at:])
+
+    def _answer_at(self, data: bytes, size: int, id: int) -> int:
+        """Where its value begins, if `data` is one frame that begins as the answer to `id`; else
+        0."""
+        head = _answer_head(id)
+        at = 1 if size <= _SHORT else 2 if size < _SMALL + 2 else 3
+        whole = data[:at] == _HEADS[size - at] if at < 3 else self._is_longer(data, size)
+        return at + len(head) if whole and data.startswith(head, at) else 0
 
     def read_answer_and(self, data: bytes, id: int, /) -> tuple[Any, list[int], list[int]] | None:
         """Its value, and what is released behind it: answers, and a reference and how often, if
@@ -392,9 +421,7 @@ def _long_id(id: int) -> bytes:
 
 
 def _answer_head(id: int) -> bytes:
-    """What an answer begins with. An id of two bytes, as most are, is seen to where it matters."""
-    if 0xFF < id < 0x10000:
-        return _RESOLVE_2 + id.to_bytes(2)
+    """What an answer begins with."""
     if id < 0x100:
         return _RESOLVE + _INTS[id]
     return _RESOLVE + _answer_id(id)
@@ -407,11 +434,13 @@ def _answer_id(id: int) -> bytes:
     return b"\x1a" + id.to_bytes(4) if id < 1 << 32 else b"\x1b" + id.to_bytes(8)
 
 
-def _read_callback(data: bytes, start: int) -> Head | None:
-    """The head of a call of a callback, if its id takes two bytes. Each is called once, mostly, so
-    there is nothing to be noted."""
+def _read_callback(data: bytes, start: int) -> tuple[Head, int] | None:
+    """The head of a call of a callback, if its id takes two bytes, and where the arguments begin.
+    Each is called once, mostly, so there is nothing to be noted."""
     if data[start + 3] == 0x39 and data[start + 6] == _LIST and data.startswith(_CALL, start):
-        return ~(data[start + 4] << 8 | data[start + 5]), [], start + 7
+        count = data[start + 7] - _LIST
+        if 0 <= count < _SHORT:
+            return (~(data[start + 4] << 8 | data[start + 5]), [], count), start + 8
     return None
 
 
