@@ -1,7 +1,7 @@
 """``python -m benchmarks.between OLD [NEW]``: what has become slower from one commit to another.
 
 The library of each commit is put beside these benchmarks in a directory of its own; the two take
-turns, run by run. NEW is by default the tree as it stands.
+turns, row by row, in processes that are new in each run. NEW is by default the tree as it stands.
 """
 
 from __future__ import annotations
@@ -68,17 +68,20 @@ def lay_out(root: Path, commit: str) -> None:
 
 def compare(pair: list[Column], options: argparse.Namespace) -> int:
     """Print a line for each row; how many are slower."""
-    slower = 0
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    rows = [row for row in [*_TIMED, _FIRST] if wanted(row.key, options.rows)]
+    found: dict[str, list[list[float]]] = {row.key: [] for row in rows}
     try:
-        for row in [*_TIMED, _FIRST]:
-            if wanted(row.key, options.rows):
-                runs = [_measured(pair, row, options.seconds) for _ in range(options.runs)]
-                slower += _show(pair[0].name, row, [run for run in runs if run])
+        for _ in range(options.runs):
+            for column in pair:
+                column.reopen()
+            for row in rows:
+                if both := _measured(pair, row, options.seconds):
+                    found[row.key].append(both)
     finally:
         for column in pair:
             column.close()
-    return slower
+    return sum(_show(pair[0].name, row, found[row.key]) for row in rows)
 
 
 def _measured(pair: list[Column], row: Row, seconds: float) -> list[float]:

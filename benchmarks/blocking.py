@@ -1,13 +1,14 @@
 """``python -m benchmarks.blocking``: `capnode_py.sync` beside raw frames and multiprocessing.
 
 Parent and child share one CPU, and the subjects take turns, as in the table of the drivers with a
-loop. The floor writes the bytes of a call and reads those of its answer, with `os.write` and
-`os.read` on blocking descriptors, and no RPC. README.md says more.
+loop; each run is in new processes. The floor writes the bytes of a call and reads those of its
+answer, with `os.write` and `os.read` on blocking descriptors, and no RPC. README.md says more.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket
 import statistics
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing import Pipe, Process
+from multiprocessing import Pipe, Process, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.managers import BaseManager
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import capnode_py as capnode
 
 from .floor import call_and_answer
-from .subject import ROOT
+from .subject import ROOT, compile_library
 
 
 class Floor:
@@ -95,9 +96,10 @@ class WithConnection:
 
 class WithManager:
     name = "Manager"
+    start: str | None = None  # the method: that of the platform
 
     def __init__(self) -> None:
-        self._manager = _Manager()
+        self._manager = _Manager(ctx=get_context(self.start))
         self._manager.start()
         self._plugin: Any = self._manager.Plugin()  # type: ignore[attr-defined]
 
@@ -106,6 +108,14 @@ class WithManager:
 
     def close(self) -> None:
         self._manager.shutdown()
+
+
+class WithSpawnedManager(WithManager):
+    """In an interpreter of its own, as a child of ours is, and not in a fork, which has its code
+    and data where they are here: the caches of the CPU hold them but once."""
+
+    name = "Manager, spawn"
+    start = "spawn"
 
 
 class Plugin(capnode.Target):
@@ -146,24 +156,46 @@ def _serve(answer: str) -> None:
         os.write(1, data)
 
 
-SUBJECTS: Sequence[type[Any]] = (Floor, Blocking, WithConnection, WithManager)
+SUBJECTS: Sequence[type[Any]] = (
+    Floor,
+    Blocking,
+    WithConnection,
+    WithManager,
+    WithSpawnedManager,
+)
+ROWS = ("call", "callback")
+_TURNS = 3
 
 
 def measure(runs: int, calls: int) -> dict[tuple[str, str], list[float]]:
-    """Microseconds of a call and of one with a callback, by subject; the runs take turns."""
+    """Microseconds of a call and of one with a callback, by subject. Each run is in new processes,
+    where code and data lie elsewhere: that alone may change a figure by a third."""
+    compile_library()
+    found: dict[tuple[str, str], list[float]] = {}
+    for _ in range(runs):
+        command = [sys.executable, "-m", "benchmarks.blocking", "--once", "--calls", str(calls)]
+        done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+        for name, row, figure in json.loads(done.stdout):
+            found.setdefault((name, row), []).append(figure)
+    return found
+
+
+def _once(calls: int) -> list[tuple[str, str, float]]:
+    """One run, in which the subjects take turns."""
     subjects = [subject() for subject in SUBJECTS]
     found: dict[tuple[str, str], list[float]] = {}
     try:
-        for _ in range(runs):
+        for _ in range(_TURNS):
             for subject in subjects:
-                for row in ("call", "callback"):
+                for row in ROWS:
                     function = getattr(subject, row, None)
                     if function is not None:
-                        found.setdefault((subject.name, row), []).append(_time(function, calls))
+                        took = _time(function, max(calls // _TURNS, 1))
+                        found.setdefault((subject.name, row), []).append(took)
     finally:
         for subject in reversed(subjects):  # each fork has inherited what was open before
             subject.close()
-    return found
+    return [(name, row, statistics.median(figures)) for (name, row), figures in found.items()]
 
 
 def _time(function: Callable[[], None], calls: int) -> float:
@@ -176,6 +208,7 @@ def _time(function: Callable[[], None], calls: int) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.blocking", description=__doc__)
     parser.add_argument("--serve", nargs="?", const="", help=argparse.SUPPRESS)
+    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--unpinned", action="store_true", help="leave the CPUs to the scheduler")
     parser.add_argument("--runs", type=int, default=15, help="of which the median is taken")
     parser.add_argument("--calls", type=int, default=3000, help="in one run")
@@ -184,14 +217,16 @@ def main() -> int:
     if options.serve is not None:
         _serve(options.serve)
         return 0
+    if options.once:
+        print(json.dumps(_once(options.calls)))
+        return 0
     if not options.unpinned:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     found = measure(options.runs, options.calls)
-    print(f"{'us':24}" + "".join(f"{subject.name:>14}" for subject in SUBJECTS))
-    for row in ("call", "callback"):
+    print(f"{'us':12}" + "".join(f"{subject.name:>16}" for subject in SUBJECTS))
+    for row in ROWS:
         cells = [found.get((subject.name, row)) for subject in SUBJECTS]
-        shown = [f"{statistics.median(cell):.1f}" if cell else "-" for cell in cells]
-        print(f"{row:24}" + "".join(f"{cell:>14}" for cell in shown))
+        print(f"{row:12}" + "".join(f"{_shown(cell):>16}" for cell in cells))
     ours = found[Blocking.name, "call"]
     to_floor = _ratio(ours, found[Floor.name, "call"])
     to_call = _ratio(found[Blocking.name, "callback"], ours)
@@ -200,7 +235,17 @@ def main() -> int:
     return 1 if options.check and not met else 0
 
 
+def _shown(figures: Sequence[float] | None) -> str:
+    """The median, and between what the middle half of them lie."""
+    if not figures:
+        return "-"
+    ordered = sorted(figures)
+    low, high = ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
+    return f"{statistics.median(ordered):.1f} ({low:.0f}-{high:.0f})"
+
+
 def _ratio(these: Sequence[float], those: Sequence[float]) -> float:
+    """Of neighbours."""
     return statistics.median(a / b for a, b in zip(these, those, strict=True))
 
 

@@ -1,7 +1,7 @@
 """``python -m benchmarks.table``: this library beside its peers, in one table and a picture.
 
-Each contender has a process of its own (`worker.py`), which has started a child. They take turns,
-row by row and run by run, and only the one whose turn it is runs. README.md says more.
+Each contender has a process of its own (`worker.py`), which has started a child; both are new in
+each run. They take turns, row by row, and only the one whose turn it is runs. README.md says more.
 """
 
 from __future__ import annotations
@@ -189,6 +189,11 @@ class Column:
         self._answer(PATIENCE)
         self.pids = tuple(self.ask("pids").values())
 
+    def reopen(self) -> None:
+        """In new processes: where their code and data lie decides what a call costs, too."""
+        self.close()
+        self.open()
+
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
         """Raises `Failed` for what is not offered, or takes too long."""
         if self._process is None:
@@ -246,15 +251,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     columns = [Column(entry) for entry in ENTRIES if wanted(entry.name, options.only)]
     os.sched_setaffinity(0, one)
     try:
-        for column in columns:
-            start(column)
-        for row in ROWS:
-            if not wanted(row.key, options.rows):
-                continue
-            print(f"{row.name} ...", file=sys.stderr, flush=True)
-            for run in range(min(options.runs, row.most)):
+        for run in range(options.runs):
+            for column in columns:
+                start(column)
+            for row in ROWS:
+                if not wanted(row.key, options.rows) or run >= row.most:
+                    continue
+                print(f"{run + 1}: {row.name} ...", file=sys.stderr, flush=True)
                 for column in columns:
-                    _run(column, row, options.seconds, everything if row.unpinned else one, run)
+                    _run(column, row, options.seconds, everything if row.unpinned else one)
         for find in (_first, _import, _traffic, _references, _peak):
             for _ in range(min(options.runs, 5) if find in (_first, _import) else 1):
                 for column in columns:
@@ -285,14 +290,14 @@ def start(column: Column) -> None:
     why = column.entry.missing()
     if not why:
         try:
-            column.open()
+            column.reopen()
         except Failed as error:
             why = f"does not start: {error}"
     if why:
         column.cannot = dict.fromkeys(ALL, why)
 
 
-def _run(column: Column, row: Row, seconds: float, cpus: set[int], run: int) -> None:
+def _run(column: Column, row: Row, seconds: float, cpus: set[int]) -> None:
     if row.key in column.cannot:
         return
     try:

@@ -145,14 +145,15 @@ class Lone:
                 if frame is None:
                     return None
         for value in args:
-            if type(value) is int and 0 <= value < _SMALL:
-                frame += _INTS[value]
+            kind = type(value)
+            if kind is int and (raw := _IDS.get(value)):
+                frame += raw
             else:
-                leaf = self._leaves.get(type(value))
+                leaf = self._leaves.get(kind)
                 try:
                     if leaf is not None:
                         frame += leaf(value)
-                    elif type(value) is FunctionType:
+                    elif kind is FunctionType:
                         id, cap_id = to_ref(value)
                         at = _IDS.get(id) or _long_id(id)
                         if cap_id is not None or not at or id >= 0:
@@ -247,7 +248,7 @@ class Lone:
                 args.append(value)
         except (IndexError, UnicodeDecodeError, KeyError):
             return None
-        # A call by no name and with no arguments may be found above as all of what was to be its head.
+        # One by no name and without arguments may be found above as all of what may be a head.
         whole = at == size or (at > size and not count)
         return (target, path, args, objects) if whole and self._cutter.between else None
 
