@@ -169,7 +169,7 @@ _TURNS = 3
 
 def measure(runs: int, calls: int) -> dict[tuple[str, str], list[float]]:
     """Microseconds of a call and of one with a callback, by subject. Each run is in new processes,
-    where code and data lie elsewhere: that alone may change a figure by a third."""
+    where code and data lie elsewhere: that alone may change a figure by two thirds."""
     compile_library()
     found: dict[tuple[str, str], list[float]] = {}
     for _ in range(runs):
