@@ -16,10 +16,11 @@ from ._errors import CapnodeError, PeerClosed, again
 from ._lives import Lives, Policy, check_callbacks
 from ._log import get_logger
 from ._peer import I_co, Interface, check_interface
+from ._peer_sync import Peer, SpawnedPeer
+from ._spawn_sync import spawned
 from ._start import Command, SpawnOptions, recipe_of
 from .driver._pump import Elapsed, Event, Place, complete, place, the_pump
 from .driver.blocking import deadline
-from .sync import Peer, SpawnedPeer, _spawned
 
 logger = get_logger("capnode_py.supervise")
 
@@ -64,7 +65,7 @@ def supervise(
         max_backoff=max_backoff,
     )
     kind: type[SpawnedPeer[I_co]] = SpawnedPeer
-    begin = partial(_open, partial(_spawned, kind, how), on_start)
+    begin = partial(_open, partial(spawned, kind, how), on_start)
     return SupervisedPeer(begin(), begin, policy, on_death)
 
 

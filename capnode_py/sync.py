@@ -9,90 +9,42 @@ other side calls meanwhile; see `Peer`.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
-from types import TracebackType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Generic,
-    NoReturn,
-    ParamSpec,
-    Self,
-    TypeVar,
-    Unpack,
-    cast,
-    final,
-    overload,
-)
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, Unpack
 
-from ._arguments import checked_timeout
 from ._capnode import Capnode, Index
-from ._cell import Cell
 from ._errors import CapnodeError, PeerClosed
 from ._limits import Limits
 from ._log import get_logger
-from ._messages import Path, Step
-from ._peer import (
-    AnyPeer,
-    I_co,
-    Interface,
-    Settings,
-    check_interface,
-    make_peer,
-    make_settings,
-    place_of,
-)
-from ._session import Session
-from ._stub import Promise
-from ._stub import Stub as AnyStub
-from .driver._pump import Pump, complete, the_pump
+from ._peer import I_co, Interface, Settings, check_interface, make_settings
+from ._peer_sync import Peer as Peer  # noqa: PLC0414 - these, too, are names of this module
+from ._peer_sync import Pipeline as Pipeline  # noqa: PLC0414
+from ._peer_sync import SpawnedPeer as SpawnedPeer  # noqa: PLC0414
+from ._peer_sync import Stub as Stub  # noqa: PLC0414
+from ._peer_sync import make, opened
+from .driver._pump import the_pump
 from .driver.blocking import BlockingDriver
 
 logger = get_logger("capnode_py.sync")
 
-Q = ParamSpec("Q")
-T = TypeVar("T")
-
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from typing_extensions import TypeVar as DefaultingTypeVar
 
     from ._addresses import Bound
-    from ._child import Child
-    from ._start import Command, Recipe, SpawnOptions, Started
+    from ._start import Command, SpawnOptions
 
-    # Names of this module: see __getattr__.
+    # See __getattr__.
     from ._supervise_sync import SupervisedPeer as SupervisedPeer  # noqa: PLC0414
     from ._supervise_sync import supervise as supervise  # noqa: PLC0414
 
     J_co = DefaultingTypeVar("J_co", covariant=True, default=Any)
-
-    @final
-    class Stub:
-        """`capnode_py.Stub`, as type checkers see it where callers block: its calls give values,
-        and its paths are what `Peer.get` reads. At run time it is that class itself.
-        """
-
-        def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
-        def __getattr__(self, name: str) -> Any: ...
-        def __getitem__(self, step: Step) -> Any: ...
-        def __enter__(self) -> Self: ...
-        def __exit__(self, *exc_info: object) -> None: ...
-        @property
-        def cap_id(self) -> str: ...
-        def dealloc(self) -> None: ...
-
 else:
     J_co = TypeVar("J_co", covariant=True)  # see _stub.py
-    Stub = AnyStub
 
 
 if not TYPE_CHECKING:  # to whom it would mean that any name is one of this module
@@ -103,229 +55,6 @@ if not TYPE_CHECKING:  # to whom it would mean that any name is one of this modu
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(import_module("capnode_py._supervise_sync"), name)
         return value
-
-
-class Peer(AnyPeer[I_co]):
-    """One connection, for callers that block: ``peer.index.add(1, 2)`` gives 3.
-
-    What the other side calls is run while a thread waits here: by that thread, in order, one call
-    at a time, also fifty deep. It may be used from several threads; with `serve_background` the
-    other side is answered while none of them waits.
-
-    ``Peer[Api]`` is for annotations: its `index` looks like an ``Api``, whose methods give values.
-
-    Attributes:
-        nickname: names the other side in errors and logs.
-        pid: the process id of a spawned child, else None.
-    """
-
-    _driver: BlockingDriver
-
-    def __init__(self, driver: BlockingDriver, *, nickname: str = "") -> None:
-        super().__init__(driver, nickname=nickname)
-        self._server: threading.Thread | None = None
-
-    if TYPE_CHECKING:
-
-        def reconstruct(self, cap_id: str) -> Stub: ...
-
-    @overload
-    def get(self, far: Awaitable[T], *, timeout: float | None = None) -> T: ...
-    @overload
-    def get(self, far: T, *, timeout: float | None = None) -> T: ...
-
-    def get(self, far: Any, *, timeout: float | None = None) -> Any:
-        """Read a path: ``peer.get(peer.index.settings.theme)``; or wait for a promise.
-
-        Args:
-            far: a path on a stub, or a promise of a `pipeline`.
-            timeout: seconds; None waits for ever.
-
-        Raises:
-            TimeoutError: it took longer; the call is withdrawn.
-            CapnodeError: what the far side raised, or that it is gone.
-        """
-        place_of(self._session, far, "get")
-        timeout = checked_timeout(timeout)
-        if isinstance(far, AnyStub):
-            far = Promise(far._session, far, ())
-        return self._driver.block_on(far, timeout)
-
-    wait = get
-
-    def request_index(self) -> Any:
-        """The other side's index as a value: data copied, functions as stubs.
-
-        An index that is an object gives `index` itself.
-        """
-        return self.get(self._session.index)
-
-    @overload
-    def pipeline(self, interface: None = None) -> Pipeline[I_co]: ...
-    @overload
-    def pipeline(self, interface: Callable[..., T]) -> Pipeline[T]: ...
-
-    def pipeline(self, interface: Any = None) -> Pipeline[Any]:
-        """Calls that do not wait: see `Pipeline`.
-
-        Args:
-            interface: what `Pipeline.index` is to type checkers: the far face of the other side
-                whose methods give promises. Without it, the face that `index` has, as if they gave
-                values.
-        """
-        check_interface(interface)
-        return Pipeline(self._session)
-
-    def submit(self, target: Callable[Q, T], /, *args: Q.args, **kwargs: Q.kwargs) -> Future[T]:
-        """Call `target`, and go on: ``peer.submit(peer.index.slow, 10).result()``.
-
-        The other side is served in the background from then on (`serve_background`), so that the
-        future comes to its result by itself. Cancelling it, before that, withdraws the call.
-        """
-        future = super().submit(target, *args, **kwargs)
-        self.serve_background()
-        return future
-
-    def ping(self) -> None:
-        """Return when the other side has answered.
-
-        Raises:
-            PeerClosed, PeerLost: it did not.
-        """
-        self._driver.block_on(self._driver.bring(self._ping), None)
-
-    def drain(self) -> None:
-        """Wait until what is to be sent has fallen below low water (`Limits.low_water`)."""
-        self._complete(self._driver.drain)
-
-    def serve_forever(self) -> None:
-        """Answer the other side until the connection ends: the last line of a worker."""
-        self._complete(self._driver.wait_closed)
-
-    wait_closed = serve_forever
-
-    def serve_background(self) -> None:
-        """Answer the other side from a daemon thread, whether or not another thread waits."""
-        with self._driver.held:
-            if self._server is None and not self.is_closed:
-                self._server = threading.Thread(
-                    target=self.serve_forever, name=f"capnode {self.nickname}", daemon=True
-                )
-                self._server.start()
-
-    def close(self) -> None:
-        """Close: no new calls from us, running handlers finish, the stream ends. All bounded.
-
-        From any thread, in any order, twice. It does not raise for a peer that died. In a fork it
-        does nothing: the connection goes on in the process that opened it.
-        """
-        if self._driver.forked:
-            return
-        self._complete(self._driver.aclose)
-        if self._server is not None and self._server is not threading.current_thread():
-            self._server.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _complete(self, run: Callable[[], Any]) -> None:
-        with self._driver.held:
-            complete(run())
-
-
-class SpawnedPeer(Peer[I_co]):
-    """The peer of a child process."""
-
-    _child: Child
-
-    @property
-    def returncode(self) -> int | None:
-        return self._child.process.returncode
-
-    @property
-    def stderr_tail(self) -> str:
-        """Its last lines on stderr."""
-        return self._child.stderr_tail
-
-
-class Pipeline(Generic[I_co]):
-    """Calls that give promises at once, and leave together: one round trip for the lot.
-
-        with peer.pipeline() as p:
-            rows = p.index.open("bob").query("x")
-        peer.wait(rows)
-
-    Only calls on what `p` gives do so: `p.index`, and ``p(stub)``. A promise can be called through,
-    passed to a call, and waited for, before and after the end of the block, at which all is sent.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._view = _View(session)
-
-    @property
-    def index(self) -> I_co:
-        """The other side's index."""
-        index: Any = self._view.session.index
-        return self(index)  # type: ignore[no-any-return]
-
-    def __call__(self, far: T) -> T:
-        """A stub or a path, on which calls give promises."""
-        base, path = place_of(self._view.session, far, "pipeline")
-        return cast(T, Promise(self._view, base, path))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        with the_pump():
-            pass
-
-
-class _View:
-    """A session, as the promises of a pipeline see it: calls give promises of the same kind."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.wait = session.wait
-        self.plain = session.plain
-        self.forward = session.forward
-        self.dealloc = session.dealloc
-        self.cap_id = session.cap_id
-        self.cancel = session.cancel
-        self.is_here = session.is_here
-        self.describe = session.describe
-        asked: Any = session  # see LockedSession
-        self.far_names, self.far_doc = asked.far_names, asked.far_doc
-        self.far_signature = asked.far_signature
-
-    @property
-    def where(self) -> str:
-        return self.session.where
-
-    @property
-    def _driver(self) -> BlockingDriver:
-        return self.session._driver  # type: ignore[return-value]
-
-    def call(self, base: AnyStub | Cell, path: Path, args: Any, kwargs: Any) -> Promise:
-        if self.session.is_here():
-            return self.session.call(base, path, args, kwargs)
-        with self._driver.held:  # nothing is sent yet
-            return Promise(self, self.session.call(base, path, args, kwargs)._base, ())
-
-
-P = TypeVar("P", bound=Peer)
-S = TypeVar("S", bound=SpawnedPeer)
-
-
-# The doors.
 
 
 def spawn(
@@ -341,87 +70,12 @@ def spawn(
             `Target` class if its methods are plain ones.
         options: as for `capnode_py.spawn`.
     """
+    from ._spawn_sync import spawned
     from ._start import recipe_of
 
     check_interface(interface)
-    peer: SpawnedPeer[I_co] = _spawned(SpawnedPeer, recipe_of("spawn", argv, options))
+    peer: SpawnedPeer[I_co] = spawned(SpawnedPeer, recipe_of("spawn", argv, options))
     return peer
-
-
-def _spawned(kind: type[S], how: Recipe) -> S:
-    from ._start import request_logs, start
-
-    asked, withdraw = request_logs(how)
-    try:
-        started = start(how, asked)
-    except BaseException:
-        withdraw()
-        raise
-    try:
-        pump = the_pump()
-        with pump.held:
-            peer = _make(kind, started.fds, how.settings)
-            peer.pid = started.process.pid
-            peer._child = _watched(started, how, peer._driver, pump, withdraw)
-        _spawned_here.add(peer)
-    except BaseException:
-        withdraw()
-        started.undo()
-        raise
-    try:
-        return _opened(peer)
-    except CapnodeError as error:
-        peer._child.sign(error)
-        raise
-
-
-def _watched(
-    started: Started,
-    how: Recipe,
-    driver: BlockingDriver,
-    pump: Pump,
-    withdraw: Callable[[], object],
-) -> Child:
-    """A child, whose stderr and whose exit whoever waits sees."""
-    from ._child import Child
-
-    def outside(run: Callable[[], object]) -> None:
-        pump.do(partial(driver.outside, run))
-
-    def hear() -> None:
-        if not child.hear():
-            stop_hearing()
-
-    def stop_hearing() -> None:
-        pump.unwatch_reading(started.stderr)
-        os.close(started.stderr)
-        child.silent()
-
-    def look() -> None:
-        if child.reap():
-            pump.unwatch_reading(started.pidfd)
-            os.close(started.pidfd)
-            pump.do(withdraw)
-            pump.attend(child.lose_peer)
-
-    child = Child(started, how, driver, outside=outside, stop_hearing=stop_hearing)
-    if started.stderr >= 0:
-        pump.watch_reading(started.stderr, hear)
-    pump.watch_reading(started.pidfd, look)
-    return child
-
-
-_spawned_here: WeakSet[SpawnedPeer] = WeakSet()
-
-
-@atexit.register
-def _warn_of_children() -> None:
-    """The program ends: which children has nobody closed?"""
-    for peer in list(_spawned_here):
-        if not peer._driver.forked:
-            peer._child.warn_if_left(
-                "the program ends", "with capnode.sync.spawn(...) as peer, or peer.close()"
-            )
 
 
 def connect(
@@ -456,8 +110,8 @@ def connect(
         versions=versions,
     )
     fd = connected(address).detach()
-    peer: Peer[I_co] = _make(Peer, (fd, fd), settings)
-    return _opened(peer)
+    peer: Peer[I_co] = make(Peer, (fd, fd), settings)
+    return opened(peer)
 
 
 def attach(
@@ -509,8 +163,8 @@ def attach(
         fds = os.dup(read_fd), os.dup(write_fd)
         for file in stream:
             file.close()
-    peer: Peer[I_co] = _make(Peer, fds, settings)
-    return _opened(peer)
+    peer: Peer[I_co] = make(Peer, fds, settings)
+    return opened(peer)
 
 
 def _files(pair: Any) -> tuple[int, int]:
@@ -563,9 +217,9 @@ def pair(
     near_settings = make_settings(index, None, "cbor", limits, "far", tracebacks=True)
     far_settings = make_settings(far_index, None, "cbor", far_limits, "near", tracebacks=True)
     one, other = (end.detach() for end in socketpair())
-    near: Peer[I_co] = _make(Peer, (one, one), near_settings)
-    far: Peer[J_co] = _make(Peer, (other, other), far_settings)
-    return Pair(_opened(near), _opened(far))
+    near: Peer[I_co] = make(Peer, (one, one), near_settings)
+    far: Peer[J_co] = make(Peer, (other, other), far_settings)
+    return Pair(opened(near), opened(far))
 
 
 class Pair(tuple[Peer[I_co], Peer[J_co]], Generic[I_co, J_co]):
@@ -687,7 +341,7 @@ class Listener:
         send_at_once(accepted)
         fd = accepted.detach()
         try:
-            peer = _make(Peer, (fd, fd), self._settings)
+            peer = make(Peer, (fd, fd), self._settings)
         except Exception:
             logger.exception("%s: index_for raised", self.url)
             return
@@ -770,23 +424,6 @@ def serve_stdio(
             peer = service.make_peer(Peer, settings, make_driver=BlockingDriver)
         with contextlib.suppress(CapnodeError):  # which `Service.end` tells
             forward_logs(peer)
-            _opened(peer)
+            opened(peer)
             peer.serve_forever()
     service.end()
-
-
-def _make(kind: type[P], fds: tuple[int, int], settings: Settings) -> P:
-    with the_pump().held:  # another thread may poll, and hear of it
-        return make_peer(kind, fds, settings, make_driver=BlockingDriver)
-
-
-def _opened(peer: P) -> P:
-    """Wait for the hello; if it does not come, or Ctrl-C does, leave nothing behind."""
-    driver = peer._driver
-    with driver.held:
-        try:
-            complete(driver.open())
-        except BaseException:
-            complete(driver.abandon())
-            raise
-    return peer

@@ -37,10 +37,11 @@ import anyio.lowlevel
 import pytest
 
 import capnode_py as capnode
-from capnode_py import Limits, Peer, Remote, sync, testing
+from capnode_py import Limits, Peer, Remote, testing
 from capnode_py._doors import Door, opened
 from capnode_py._peer import Settings, make_peer, make_settings
 from capnode_py._spawn import SpawnedPeer
+from capnode_py._spawn_sync import spawned
 from capnode_py._start import recipe
 from capnode_py.driver._pump import Place, complete, place
 from capnode_py.driver.blocking import BlockingDriver, deadline
@@ -459,7 +460,7 @@ Fds = tuple[int, int]
 
 def _start_blocking(argv: Any, **options: Any) -> Door[SpawnedPeer]:
     async def enter() -> SpawnedPeer:
-        peer: Any = sync._spawned(cast(Any, SpawnedPeer), how)
+        peer: Any = spawned(cast(Any, SpawnedPeer), how)
         return cast(SpawnedPeer, peer)
 
     how = recipe(argv, **options)
