@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ._cell import FULFILLED, HELD, REJECTED, Answer, Call, Cell, Position
-from ._errors import RemoteProtocolError, Withdrawn
+from ._errors import RemoteProtocolError, Withdrawn, again
 from ._limits import Limits
 from ._payload import Hole, Holes, unsettled
 from ._reach import DATA, copied, step_into
@@ -183,7 +183,7 @@ class Router:
             holes, item.holes = item.holes, None
             item.waiting = self.fill(holes, partial(self._filled, item), item.reply)
         else:
-            self._start(item)
+            self._begin(item)
 
     def _filled(self, call: Call, error: BaseException | None, *, ours: bool) -> None:
         """Whether the values name `ours` matters to results only."""
@@ -191,7 +191,16 @@ class Router:
         if error is not None:
             self._session.fail(call, error)
         elif not call.cancelled:
+            self._begin(call)
+
+    def _begin(self, call: Call) -> None:
+        """It has all that it needs. A handler that goes on after the end of the session may bring
+        the value that it has waited for: then it is too late."""
+        error = self._session.error
+        if error is None:
             self._start(call)
+        else:
+            self._session.fail(call, again(error))
 
     def fill(self, holes: list[Hole], done: Filled, cell: Cell | None) -> Holes | None:
         """Wait for the promises of a payload, for the sake of `cell`. Returns what waits, None if

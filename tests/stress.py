@@ -605,9 +605,6 @@ class End:
         while (self.made or not self._is_quiet()) and time.monotonic() < until:
             threading.Event().wait(0.001)
             gc.collect()
-            if self._dies:  # what was about to be started is seen to by whoever waits next
-                with sync.pair() as (one, _):
-                    one.ping()
         self._check()
         self.meet()
         for peer in self.peers:

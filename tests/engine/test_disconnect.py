@@ -27,6 +27,13 @@ class Service(Target):
             raise
         return "done"
 
+    async def insist(self) -> Service:
+        try:
+            await self.fence.wait()
+        except CancelledError:
+            self.log.append("goes on")
+        return self
+
     def keep(self, *values: Any) -> None:
         self.kept += values
 
@@ -99,6 +106,23 @@ def test_the_tables_are_cleared_and_nothing_is_sent(wire: Wire) -> None:
     del tasks
     wire.run()
     assert (len(near.sent), len(far.sent)) == sent
+
+
+def test_what_waits_for_a_handler_that_goes_on_after_the_end_is_not_started(wire: Wire) -> None:
+    """Calls through its answer, and calls with its answer as an argument."""
+    service = Service()
+    near, _far = wire.link(far_index=service)
+    promise = near.index.insist()
+    calls = [promise.keep("through"), near.index.keep(promise), promise.wait(promise)]
+    tasks = [near.spawn(call) for call in calls]
+    wire.run()
+    near.hang_up()
+    wire.run()
+    assert service.log == ["goes on"]
+    assert service.kept == []
+    for task in tasks:
+        with pytest.raises(PeerLost):
+            task.result()
 
 
 def test_an_await_behind_calls_that_are_yet_to_start_ends_too(wire: Wire) -> None:
