@@ -254,7 +254,10 @@ def _mirror(base: str | None) -> type[RemoteError]:
 
     if base not in _mirrors:
         name = f"RemoteError[{base}]"
-        _mirrors[base] = type(name, (RemoteError, MIRRORED[base]), {"__module__": "capnode_py"})
+        namespace: dict[str, Any] = {"__module__": "capnode_py"}
+        if base == "MemoryError":  # it keeps some for the hour of need, and makes none of ours
+            namespace["__new__"] = BaseException.__new__
+        _mirrors[base] = type(name, (RemoteError, MIRRORED[base]), namespace)
     return _mirrors[base]
 
 

@@ -15,6 +15,7 @@ import pytest
 
 import capnode_py as capnode
 from capnode_py import PeerClosed, PeerDied, PeerLost, ProtocolError, RemoteError
+from capnode_py._errors import MIRRORED
 
 
 class BankruptError(ValueError):
@@ -112,6 +113,20 @@ def _check(caught: RemoteError, error: BaseException, caught_as: type, text: str
         assert caught.remote_type == type(error).__name__
     never = (StopIteration, StopAsyncIteration, ExceptionGroup, ConnectionError)
     assert not isinstance(caught, never)
+
+
+async def test_each_builtin_error_arrives_as_itself_and_is_raised_afresh(any_road):
+    near, _ = await any_road.open(far_index={"fail": _fail})
+    for name in sorted(MIRRORED):
+        for _ in range(2):
+            with pytest.raises(MIRRORED[name]) as raised:
+                await near.index.fail(name)
+            assert type(raised.value).__name__ == f"RemoteError[{name}]"
+    del raised
+
+
+def _fail(name: str) -> None:
+    raise MIRRORED[name].__new__(MIRRORED[name])
 
 
 async def test_the_code_of_an_os_error_arrives(any_road):
