@@ -8,7 +8,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeAlias, TypeVar, cast
 
 from ._arguments import check_flag, check_seconds, check_text
 from ._capnode import Capnode, checked_index
@@ -92,6 +92,12 @@ class AnyPeer(Generic[I_co]):
         except PeerClosed:
             state = "closed" if self.is_closed else "never closed, and its event loop has ended"
         return f"<Peer {self.nickname or 'unnamed'}: {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a peer cannot be pickled or copied: it belongs to its process. Let another one open a "
+            "connection of its own, and pass it the cap_id of what it is to reach"
+        )
 
     @property
     def nickname(self) -> str:

@@ -160,7 +160,7 @@ class Peer(AnyPeer[I_co]):
     def serve_background(self) -> None:
         """Answer the other side from a daemon thread, whether or not another thread waits."""
         with self._driver.held:
-            if self._server is None and not self.is_closed:
+            if not (self._server is not None and self._server.is_alive()) and not self.is_closed:
                 self._server = threading.Thread(
                     target=self.serve_forever, name=f"capnode {self.nickname}", daemon=True
                 )
@@ -170,11 +170,17 @@ class Peer(AnyPeer[I_co]):
         """Close: no new calls from us, running handlers finish, the stream ends. All bounded.
 
         From any thread, in any order, twice. It does not raise for a peer that died. In a fork it
-        does nothing: the connection goes on in the process that opened it.
+        does nothing: the connection goes on in the process that opened it. Where nothing can wait,
+        in a signal handler or a finalizer that interrupts a wait, it begins, and that wait, or
+        the next, sees it through.
         """
-        if self._driver.forked:
+        driver = self._driver
+        if driver.forked:
             return
-        self._complete(self._driver.aclose)
+        if not driver.may_wait():
+            driver.close_soon()
+            return
+        self._complete(driver.aclose)
         if self._server is not None and self._server is not threading.current_thread():
             self._server.join()
 
@@ -190,6 +196,7 @@ class Peer(AnyPeer[I_co]):
         self.close()
 
     def _complete(self, run: Callable[[], Any]) -> None:
+        self._driver.check_may_wait()
         with self._driver.held:
             complete(run())
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 logger = get_logger("capnode_py.driver")
 
 LOOP_ENDED = "the event loop has ended"
+CLOSED_HERE = "this side has closed the connection"
 
 RELEASE_DELAY = 0.01
 """Seconds that a release may wait for a frame that leaves anyway."""
@@ -637,11 +638,11 @@ class Driver:
             if self.is_busy and self.session.error is None:
                 await self._until_idle()
             await self.within(self.limits.close_timeout, self.finish_writing)
-            self.session.end(error or PeerClosed("this side has closed the connection"))
+            self.session.end(error or PeerClosed(CLOSED_HERE))
         except Exception:
             logger.exception("closing failed")
         finally:
-            self.session.end(PeerClosed("this side has closed the connection"))
+            self.session.end(PeerClosed(CLOSED_HERE))
             if self._telling:
                 await self._until_idle()
             try:
@@ -662,7 +663,7 @@ class Driver:
     async def aclose(self) -> None:
         """Close, and wait until that is done. Never raises for a peer that died."""
         self.asked_to_close = True
-        self.close(PeerClosed("this side has closed the connection"))
+        self.close(PeerClosed(CLOSED_HERE))
         await self.shielded(self._closed.wait)
 
     async def abandon(self) -> None:

@@ -12,10 +12,15 @@ blocking connection is open, a handler of ours stands in the place of Python's o
 
 A program that has a handler of its own for SIGINT keeps it. If that raises in the engine, the
 session ends, and says why.
+
+What such a handler, or a finalizer, asks of a peer may come in the midst of a poll of the same
+thread, which cannot go on before the other is done. So there nothing can be waited for
+(`in_own_poll`).
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from types import CodeType, FrameType
@@ -30,6 +35,34 @@ def edge(function: F) -> F:
     """It lets go of the lock and takes it again: there, too, an interrupt waits (a decorator)."""
     _edges.add(function.__code__)
     return function
+
+
+_polls: set[CodeType] = set()
+_FACES = frozenset(
+    f"capnode_py.{name}" for name in ("_peer", "_stub", "_supervise_sync", "_peer_sync", "sync")
+)
+
+
+def polls(function: F) -> F:
+    """It polls, and calls no code of the user's by itself (a decorator)."""
+    _polls.add(function.__code__)
+    return function
+
+
+def in_own_poll() -> bool:
+    """Has the caller struck in the midst of a poll of its thread?
+
+    The stack tells, so that those who poll need not say it each time.
+    """
+    above = sys._getframe(1)
+    frame = above.f_back
+    while frame is not None:
+        if frame.f_code in _polls:
+            name = above.f_globals.get("__name__", "")
+            if name in _FACES or not name.startswith("capnode_py."):
+                return True
+        above, frame = frame, frame.f_back
+    return False
 
 
 class Guard:

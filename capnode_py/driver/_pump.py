@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from .._cell import FULFILLED, PENDING, Call
 from .._errors import CapnodeError, Withdrawn
-from ._interrupts import Guard, edge
+from ._interrupts import Guard, edge, in_own_poll, polls
 
 if TYPE_CHECKING:
     from .blocking import BlockingDriver
@@ -41,6 +41,17 @@ STOPPED = object()
 
 Events = Sequence[tuple[int, int]]
 """Descriptors, each with what may be done with it, as `select.poll` says it."""
+
+
+_LONGEST_POLL = 24 * 3600.0
+"""Seconds: the system counts them in milliseconds, of which it takes but so many."""
+
+
+_IN_OWN_POLL = (
+    "this code, a signal handler or a finalizer (__del__), has interrupted its own thread, which "
+    "waits for a peer already: it cannot wait there as well. Write peer.notify(...) or "
+    "peer.submit(...), which do not wait; or leave a note, and call when the wait is over"
+)
 
 
 class Settling(Protocol):
@@ -358,6 +369,10 @@ class Pump:
             if here.driver is not None:
                 here.driver.resume()
 
+    def may_wait(self) -> bool:
+        """Can this thread wait here? Not in the engine, nor in the midst of a poll of its own."""
+        return not (self.lock._is_owned() or (self.polling and in_own_poll()))
+
     def raise_soon(self, error: BaseException) -> None:
         """Let the innermost wait of this thread raise it, once the engine is done; or, if it does
         not wait, this thread when it lets go of the lock."""
@@ -385,10 +400,12 @@ class Pump:
     @edge
     def _sleep(self, deadline: float | None) -> None:
         """Another thread polls: wait until something has changed."""
+        if in_own_poll():
+            raise RuntimeError(_IN_OWN_POLL)
         self.flush()
         self.sleeping += 1
         try:
-            self._changed.wait(None if deadline is None else max(deadline - monotonic(), 0))
+            self._changed.wait(None if deadline is None else _until(deadline))
         finally:
             self.sleeping -= 1
 
@@ -409,6 +426,7 @@ class Pump:
         else:
             self.handle(events)
 
+    @polls
     @edge
     def poll(self, deadline: float | None) -> Events:
         """Wait for a descriptor, with the lock let go: no other thread polls."""
@@ -433,7 +451,7 @@ class Pump:
             when = self.releasing[0][0]
         if deadline is not None and (when is None or deadline < when):
             when = deadline
-        return None if when is None else max((when - monotonic()) * 1000, 0)
+        return None if when is None else _until(when) * 1000
 
     def handle(self, events: Events) -> None:
         """Read and write where that can be done. If another thread polls by now, since a handler
@@ -458,10 +476,19 @@ class Pump:
         self.polling = False
         self.lock = _Forked()
         self.guard.give_back()
+        self.discard()
+
+    def discard(self) -> None:
+        """Close what it has open; nobody in this process uses it."""
         self._readers.pop(self._wake_read)
         for fd in {*self._readers, *self._writers, self._wake_read, self._wake_write}:
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+def _until(when: float) -> float:
+    """Seconds to sleep, if until then; who wakes too early looks at the clock, and sleeps on."""
+    return min(max(when - monotonic(), 0.0), _LONGEST_POLL)
 
 
 class _Held:
@@ -515,22 +542,24 @@ def complete(coroutine: Coroutine[Any, Any, Any]) -> Any:
     )
 
 
-_pump: Pump | None = None
+_pumps: dict[None, Pump] = {}
 
 
 def the_pump() -> Pump:
     """The one of this process."""
-    global _pump  # noqa: PLW0603 - there is one poll, as there is one terminal
-    if _pump is None:
-        _pump = Pump()
-    return _pump
+    pump = _pumps.get(None)
+    if pump is None:
+        made = Pump()
+        pump = _pumps.setdefault(None, made)  # another thread may have been faster
+        if pump is not made:
+            made.discard()
+    return pump
 
 
 def _forget_after_fork() -> None:
-    global _pump  # noqa: PLW0603
-    if _pump is not None:
-        _pump.forked()
-        _pump = None
+    pump = _pumps.pop(None, None)
+    if pump is not None:
+        pump.forked()
     place.set(Place())
 
 

@@ -23,7 +23,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._cell import FULFILLED, REJECTED, Call, Cell
-from .._errors import LimitExceeded, again
+from .._errors import LimitExceeded, PeerClosed, again
 from .._incoming import TOLD
 from .._log import get_logger
 from .._messages import CALL, UNUSUAL, Codec, Path, Recording
@@ -32,10 +32,10 @@ from .._seam import as_cell
 from .._session import Session
 from .._stub import Promise, Stub
 from .._tables import QUEUED, Running
-from ._base import PLAIN, RELEASE_DELAY, is_to_await, start_map
+from ._base import CLOSED_HERE, PLAIN, RELEASE_DELAY, is_to_await, start_map
 from ._descriptor import SMALL_READ, STAYS, DescriptorDriver
 from ._handlers import current
-from ._interrupts import edge
+from ._interrupts import edge, polls
 from ._pump import (
     NOWHERE,
     STOPPED,
@@ -250,6 +250,7 @@ def get(promise: Promise) -> Any:
 
 for _finalizer in (Session._note, Pump.note, Pump.wake):
     edge(_finalizer)
+polls(LockedSession._exchange)
 
 
 class BlockingDriver(DescriptorDriver):
@@ -342,14 +343,22 @@ class BlockingDriver(DescriptorDriver):
         Raises:
             TimeoutError: it took longer; the call is withdrawn.
         """
-        if self.here():
-            raise RuntimeError("this code runs inside of the library, which cannot wait for it")
+        self.check_may_wait()
         with self._pump.held:
             try:
                 with deadline(timeout):
                     return get(promise)
             except Elapsed:
                 raise _too_late(timeout) from None
+
+    def may_wait(self) -> bool:
+        """See `Pump.may_wait`."""
+        return self._pump.may_wait()
+
+    def check_may_wait(self) -> None:
+        """Raises RuntimeError: this code is run by the engine."""
+        if self.here():
+            raise RuntimeError("this code runs inside of the library, which cannot wait for it")
 
     def _tell_future(self, future: Future[Any], cell: Cell) -> None:
         self._pump.do(partial(self.outside, partial(super()._tell_future, future, cell)))
@@ -756,9 +765,17 @@ class BlockingDriver(DescriptorDriver):
         finally:
             self._closing_in = 0
 
+    def close_soon(self) -> None:
+        """Begin to close; whoever waits next sees it through."""
+        self.asked_to_close = True
+        self.bring(partial(self.close, PeerClosed(CLOSED_HERE)))
+
     async def aclose(self) -> None:
         if self._closing_in != threading.get_ident():  # else a handler that it waits for calls this
             await super().aclose()
+
+
+polls(BlockingDriver.serve)
 
 
 def _run(driver: BlockingDriver, call: Call, here: Place) -> tuple[Any, Path | None]:

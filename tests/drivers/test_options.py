@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 import capnode_py as capnode
-from capnode_py import Stub, Target
+from capnode_py import Limits, Stub, Target
 
 SOON = 0.01
 """A limit that a call which never ends is to exceed; what must not exceed one has an hour."""
@@ -88,6 +88,14 @@ async def test_each_call_has_its_own_limit(any_road):
     assert sorted(api._cancelled) == ["a", "b"]
     for promise in (kept, promises[2]):
         promise.cancel()
+
+
+@pytest.mark.parametrize("limit", [1e8, 1e20, float("inf")])
+async def test_a_limit_may_be_longer_than_the_system_can_sleep(any_road, limit):
+    near, _ = await any_road.open(far_index=Api(), limits=Limits(max_send_age=limit))
+    assert await near.with_options(near.index, timeout=limit).add(1, 2) == 3
+    assert await near.index.add(3, 4) == 7
+    await near.ping()
 
 
 @pytest.mark.loop

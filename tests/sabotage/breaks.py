@@ -2317,4 +2317,48 @@ BREAKS = [
             "drivers/calls::a_submitted_call_that_the_end_hits_has_an_error_of_its_own[asyncio-socket]",
         ),
     ),
+    Break(
+        "10",
+        "a call that waits for a handler which outlives the session is started",
+        "_router.py",
+        "        if error is None:\n            self._start(call)\n",
+        "        if True:\n            self._start(call)\n",
+        ("disconnect::what_waits_for_a_handler_that_goes_on_after_the_end_is_not_started",),
+    ),
+    Break(
+        "8",
+        "a far MemoryError cannot be made",
+        "_errors.py",
+        'namespace["__new__"] = BaseException.__new__',
+        "pass",
+        (
+            "drivers/errors::each_builtin_error_arrives_as_itself_and_is_raised_afresh[asyncio-socket]",
+        ),
+    ),
+    Break(
+        "11",
+        "a signal handler waits for the poll that it has interrupted",
+        "driver/_pump.py",
+        "        if in_own_poll():\n            raise RuntimeError(_IN_OWN_POLL)\n",
+        "        if in_own_poll():\n            raise KeyError(_IN_OWN_POLL)\n",
+        (
+            "sync/odd_places::a_call_in_a_signal_handler_that_interrupts_a_wait_is_refused_with_the_reason",
+        ),
+    ),
+    Break(
+        "11",
+        "a poll takes longer than the system can",
+        "driver/_pump.py",
+        "    return min(max(when - monotonic(), 0.0), _LONGEST_POLL)\n",
+        "    return max(when - monotonic(), 0.0)\n",
+        ("sync/odd_places::a_time_limit_may_be_longer_than_the_system_can_sleep[1e+20]",),
+    ),
+    Break(
+        "11",
+        "two threads make a pump each",
+        "driver/_pump.py",
+        "        pump = _pumps.setdefault(None, made)",
+        "        pump = _pumps[None] = made",
+        ("sync/odd_places::the_first_peers_of_a_process_may_be_opened_by_many_threads_at_once",),
+    ),
 ]

@@ -1,0 +1,166 @@
+"""A peer that is used where it was not expected: in signal handlers and finalizers, with times that
+the system cannot sleep, by many threads as the first thing that they do, and where it cannot go."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import capnode_py as capnode
+from capnode_py.sync import SpawnedPeer
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+PLUGIN = [sys.executable, str(Path(__file__).parent / "plugin.py")]
+
+
+@pytest.fixture
+def looped(nothing_left: None) -> Iterator[SpawnedPeer]:
+    with capnode.sync.spawn([*PLUGIN, "loop"]) as peer:
+        yield peer
+    assert peer.returncode == 0
+
+
+@contextmanager
+def _on_signal(handler: Callable[[], Any]) -> Iterator[Callable[[], None]]:
+    """Gives what sends it, from another thread, in a moment."""
+    threads: list[threading.Thread] = []
+
+    def send() -> None:
+        main = threading.main_thread().ident
+        assert main is not None
+        threads.append(threading.Timer(0.01, signal.pthread_kill, [main, signal.SIGUSR1]))
+        threads[-1].start()
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: handler())
+    try:
+        yield send
+        for thread in threads:
+            thread.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("timeout", [1e8, 1e20, float("inf")])
+def test_a_time_limit_may_be_longer_than_the_system_can_sleep(looped, timeout):
+    assert looped.with_options(looped.index, timeout=timeout).add(1, 2) == 3
+    assert looped.get(looped.index.add, timeout=timeout)(3, 4) == 7
+    started = threading.Event()
+    thread = threading.Thread(target=looped.get, args=[looped.index.add], kwargs={"timeout": 1e20})
+    thread.start()
+    looped.index.call(lambda _n: started.wait(0.01), 1)  # that thread polls, or sleeps
+    thread.join()
+
+
+def test_a_call_in_a_signal_handler_that_interrupts_a_wait_is_refused_with_the_reason(looped):
+    def handler() -> None:
+        looped.index.add(1, 2)
+
+    with _on_signal(handler) as send:
+        send()
+        with pytest.raises(RuntimeError, match=r"peer\.notify"):
+            looped.index.hang()
+    assert looped.index.add(1, 2) == 3
+
+
+def test_what_does_not_wait_can_be_done_in_a_signal_handler(looped):
+    noted, futures = threading.Event(), []
+
+    def handler() -> None:
+        looped.notify(looped.index.relay, noted.set)
+        futures.append(looped.submit(looped.index.add, 1, 2))
+
+    with _on_signal(handler) as send:
+        send()
+        with pytest.raises(TimeoutError):
+            looped.with_options(looped.index, timeout=0.2).hang()
+    assert noted.wait(10)
+    assert [future.result(10) for future in futures] == [3]
+
+
+def test_a_close_in_a_signal_handler_begins_and_the_wait_sees_it_through():
+    with capnode.sync.spawn([*PLUGIN, "loop"]) as peer, _on_signal(peer.close) as send:
+        send()
+        with pytest.raises(capnode.PeerClosed):
+            peer.index.hang()
+    assert peer.returncode == 0
+
+
+def test_a_finalizer_that_strikes_in_a_wait_cannot_wait_and_harms_nobody(looped, monkeypatch):
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: told.append(what.exc_value))
+
+    class Held:
+        def __del__(self) -> None:
+            looped.index.add(1, 2)
+
+    held = [Held()]
+    with _on_signal(held.clear) as send:
+        send()
+        with pytest.raises(TimeoutError):
+            looped.with_options(looped.index, timeout=0.2).hang()
+    assert [type(error) for error in told] == [RuntimeError]
+    held.append(Held())
+    held.clear()  # where nothing is interrupted, it can
+    assert len(told) == 1
+    told.clear()
+
+
+def test_a_thread_that_serves_and_was_killed_can_be_started_again(looped, monkeypatch):
+    died: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", lambda what: died.append(what.exc_type))
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    looped.serve_background()
+    looped.notify(looped.index.relay, interrupted)
+    assert looped._server is not None
+    looped._server.join()
+    assert died == [KeyboardInterrupt]
+    looped.serve_background()
+    called = threading.Event()
+    looped.notify(looped.index.relay, called.set)
+    assert called.wait(10)
+
+
+def test_the_first_peers_of_a_process_may_be_opened_by_many_threads_at_once(monkeypatch):
+    from capnode_py.driver import _pump
+
+    monkeypatch.setattr(_pump, "_pumps", {})
+    made: list[Any] = []
+    make, together = _pump.Pump, threading.Barrier(4)
+
+    def slowly() -> Any:
+        pump = make()
+        made.append(pump)
+        together.wait(10)  # none is the first
+        return pump
+
+    monkeypatch.setattr(_pump, "Pump", slowly)
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(_pump.the_pump())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 4
+    assert len({id(pump) for pump in found}) == 1
+    found[0].discard()
+
+
+def test_a_peer_cannot_be_pickled_or_copied(looped):
+    for what in (looped, looped.index):
+        for function in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="cannot be pickled or copied: it belongs to its"):
+                function(what)
+    gc.collect()
