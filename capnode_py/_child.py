@@ -42,7 +42,9 @@ _EXITING_WAIT = 2.0  # how long, if the kernel says that it is exiting
 _READ_WAIT = 0.05  # how long, when the child has ended, for the end of the stream
 _STDERR_WAIT = 0.1  # how long closing waits for the end of stderr, which another may hold open
 _PF_EXITING = 4  # include/linux/sched.h
-_TERM_WAIT = 0.5  # between closing its stdin, SIGTERM and SIGKILL
+_END_WAIT = 0.5  # how long, when its stdin is closed, until SIGTERM
+_TERM_WAIT = 0.5  # how long, when SIGTERM was sent, until SIGKILL
+_KILL_WAIT = 0.8  # how long, when SIGKILL was sent: on a busy machine it takes its time
 
 
 def _has_ended(pid: int) -> bool:
@@ -246,16 +248,16 @@ class Child:
             if not self.reap():  # the loop is ending, and nothing can be awaited
                 signal_group(self.process.pid, signal.SIGKILL)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.process.wait(_TERM_WAIT)
+                    self.process.wait(_KILL_WAIT)
 
     async def _see_out(self) -> None:
-        for sent in (signal.SIGTERM, signal.SIGKILL):
-            if await self._exits_within(_TERM_WAIT):
+        for seconds, sent in ((_END_WAIT, signal.SIGTERM), (_TERM_WAIT, signal.SIGKILL)):
+            if await self._exits_within(seconds):
                 break
             logger.info("%s does not end: sending %s", self._what(), sent.name)
             signal_group(self.process.pid, sent)
             signal_group(self.process.pid, signal.SIGCONT)  # it may be stopped
-        if not await self._exits_within(_TERM_WAIT):
+        if not await self._exits_within(_KILL_WAIT):
             logger.warning("%s survives SIGKILL; it is left alone", self._what())
         if not await self._driver.within(_STDERR_WAIT, self._silent.wait):
             self._stop_hearing()

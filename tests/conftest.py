@@ -168,6 +168,25 @@ def start(request: pytest.FixtureRequest) -> Start:
     return _start_blocking if request.node.callspec.params["driver"] == BLOCKING else capnode.spawn
 
 
+@pytest.fixture(autouse=True)
+def _no_haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that ends when it is asked to has the time for it, however busy this machine is."""
+    monkeypatch.setattr("capnode_py._child._END_WAIT", 10)
+    monkeypatch.setattr("capnode_py._child._TERM_WAIT", 10)
+
+
+@pytest.fixture
+def soon_terminated(_no_haste: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that does not end with its stdin gets SIGTERM sooner."""
+    monkeypatch.setattr("capnode_py._child._END_WAIT", 0.05)
+
+
+@pytest.fixture
+def soon_killed(soon_terminated: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that is deaf to that, SIGKILL."""
+    monkeypatch.setattr("capnode_py._child._TERM_WAIT", 0.05)
+
+
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
     """No thread, descriptor or child of a test that blocks is left, and no error was logged."""

@@ -45,12 +45,6 @@ CLOSE = 1.5  # of a child that serves
 EACH_KIND = pytest.mark.drivers("asyncio", "trio", "blocking")
 
 
-@pytest.fixture(autouse=True)
-def short_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not end is killed sooner."""
-    monkeypatch.setattr("capnode_py._child._TERM_WAIT", 0.3)
-
-
 def lives(pid: int) -> bool:
     """Is there such a process, no child of ours? A zombie that nobody reaps here is none."""
     try:
@@ -191,7 +185,7 @@ async def test_a_ping_of_a_stopped_child_waits_and_can_be_given_up(driver, start
 
 
 @EACH_KIND
-async def test_a_stopped_child_is_ended_by_the_close(driver, start):
+async def test_a_stopped_child_is_ended_by_the_close(driver, start, soon_terminated):
     """SIGTERM alone would wait for a SIGCONT."""
     peer = await start([*LIFE, "loop"], limits=Limits(close_timeout=0.05))
     os.kill(peer.pid, signal.SIGSTOP)
@@ -200,7 +194,9 @@ async def test_a_stopped_child_is_ended_by_the_close(driver, start):
 
 
 @pytest.mark.drivers("asyncio", "trio")
-async def test_a_ping_is_answered_below_busy_handlers_and_nobody_sends_one_unasked(driver, start):
+async def test_a_ping_is_answered_below_busy_handlers_and_nobody_sends_one_unasked(
+    driver, start, soon_terminated
+):
     async with start([*LIFE, "loop"]) as peer:
         busy = [peer.index.wait(), peer.index.wait_stubbornly(), peer.index.block_in_thread()]
         await peer.ping()
@@ -211,7 +207,9 @@ async def test_a_ping_is_answered_below_busy_handlers_and_nobody_sends_one_unask
 
 
 @EACH_KIND
-async def test_a_child_that_blocks_its_loop_does_not_make_the_close_hang(driver, start):
+async def test_a_child_that_blocks_its_loop_does_not_make_the_close_hang(
+    driver, start, soon_terminated
+):
     async with start([*LIFE, "loop"], limits=Limits(close_timeout=0.05)) as peer:
         blocked = peer.index.block(60)
         peer.notify(peer.index.add, 1, 2)
@@ -221,7 +219,9 @@ async def test_a_child_that_blocks_its_loop_does_not_make_the_close_hang(driver,
 
 
 @EACH_KIND
-async def test_a_child_that_writes_without_end_is_read_while_it_is_seen_out(driver, start):
+async def test_a_child_that_writes_without_end_is_read_while_it_is_seen_out(
+    driver, start, soon_terminated
+):
     """One that is stuck in a write would not exit by itself: here, when SIGTERM asks it to."""
     code = (
         "import os, signal, sys, threading\n"

@@ -35,12 +35,6 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-@pytest.fixture
-def short_ladder(monkeypatch):
-    """What does not end is killed sooner."""
-    monkeypatch.setattr("capnode_py._child._TERM_WAIT", 0.05)
-
-
 async def _until_died(pid: int) -> None:
     """Wait for a process that is no child of ours. Gone, or a zombie that nobody reaps here."""
     while _lives(pid):
@@ -200,7 +194,7 @@ async def test_a_child_killed_in_mid_frame_has_died(driver):
 
 
 @TWO_DRIVERS
-async def test_a_child_that_closes_its_stdout_is_told_apart(driver, short_ladder):
+async def test_a_child_that_closes_its_stdout_is_told_apart(driver, soon_killed):
     async with capnode.spawn(PLUGIN) as peer:
         with pytest.raises(capnode.PeerLost, match="closed its stdout, and still runs"):
             await peer.index.close_stdout()
@@ -237,7 +231,7 @@ async def test_what_a_child_has_started_does_not_hide_its_death_and_goes_with_it
 
 
 @TWO_DRIVERS
-async def test_a_child_that_ignores_sigterm_and_end_of_input_is_ended(driver, short_ladder):
+async def test_a_child_that_ignores_sigterm_and_end_of_input_is_ended(driver, soon_killed):
     async with capnode.spawn([sys.executable, CHILDREN / "stubborn.py"]) as peer:
         assert await peer.index.add(1, 2) == 3
     assert peer.returncode == -signal.SIGKILL
@@ -345,7 +339,7 @@ async def test_a_program_with_a_syntax_error_says_so(driver):
     ],
     ids=["true", "echo", "cat", "yes"],
 )
-async def test_a_wrong_program_is_told_at_the_door(driver, short_ladder, argv, why):
+async def test_a_wrong_program_is_told_at_the_door(driver, soon_killed, argv, why):
     with pytest.raises(capnode.CapnodeError) as caught:
         await capnode.spawn(argv, limits=Limits(hello_timeout=5, close_timeout=0.05))
     told = "".join(traceback.format_exception(caught.value))
@@ -354,13 +348,13 @@ async def test_a_wrong_program_is_told_at_the_door(driver, short_ladder, argv, w
 
 
 @TWO_DRIVERS
-async def test_a_program_that_says_nothing_is_ended(driver, short_ladder):
+async def test_a_program_that_says_nothing_is_ended(driver, soon_killed):
     with pytest.raises(capnode.PeerLost, match=r"no hello within 0\.05 s"):
         await capnode.spawn(["sleep", "60"], limits=QUICK)
 
 
 @pytest.mark.parametrize("turns", [0, 1, 5, 50])
-async def test_a_cancelled_start_leaves_nothing(driver, short_ladder, turns):
+async def test_a_cancelled_start_leaves_nothing(driver, soon_killed, turns):
     """Cancelled at the door, or a few turns of the loop later."""
 
     async def start() -> None:
@@ -375,7 +369,7 @@ async def test_a_cancelled_start_leaves_nothing(driver, short_ladder, turns):
 
 
 @pytest.mark.parametrize("first", ["_watch", "hold"])
-def test_a_child_that_is_busy_goes_with_the_loop_that_was_left(tmp_path, first):
+def test_a_child_that_is_busy_goes_with_the_loop_that_was_left(tmp_path, first, soon_killed):
     """`asyncio.run` cancels what is still running, the task that watches the child too.
 
     It does so in any order: here one of them is `first`.

@@ -287,7 +287,9 @@ async def test_what_is_started_again_is_a_choice(driver, clocks, restart, kill, 
 
 
 @TWO_DRIVERS
-async def test_a_goodbye_is_orderly_and_a_broken_protocol_is_not(driver, clocks, tmp_path):
+async def test_a_goodbye_is_orderly_and_a_broken_protocol_is_not(
+    driver, clocks, tmp_path, soon_terminated
+):
     clocks()
     code = (
         "import asyncio, os, capnode_py as capnode\n"
