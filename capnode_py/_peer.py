@@ -20,7 +20,8 @@ from ._messages import Codec, Hello, Path, Traits
 from ._reach import Facade
 from ._session import FEATURES, VERSIONS, Session
 from ._stub import Promise, Stub
-from .codec.cbor import MAX_NAME, CborCodec
+from .codec.cbor import CborCodec
+from .codec.cbor_reader import MAX_NAME
 from .driver._base import Driver, in_trio
 
 if TYPE_CHECKING:

@@ -46,7 +46,8 @@ from capnode_py._messages import (
     Slot,
     Yours,
 )
-from capnode_py.codec.cbor import TAG_ERROR, TAG_RECORDING, TAG_REF, CborCodec
+from capnode_py.codec.cbor import CborCodec
+from capnode_py.codec.cbor_writer import TAG_ERROR, TAG_RECORDING, TAG_REF
 from capnode_py.testing import FakeDriver, Wire
 
 ROOT = Path(__file__).parents[1]

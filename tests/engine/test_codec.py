@@ -21,7 +21,8 @@ import capnode_py as capnode
 from capnode_py import CannotPass, Limits, RemoteError, RemoteProtocolError, Stub, Target
 from capnode_py._frames import MAGIC, Cutter, frame_head
 from capnode_py._messages import CALL, PUSH, Hello, Mine, Promised, Yours
-from capnode_py.codec.cbor import TAG_ERROR, TAG_REF, CborCodec
+from capnode_py.codec.cbor import CborCodec
+from capnode_py.codec.cbor_writer import TAG_ERROR, TAG_REF
 from capnode_py.testing import Wire
 
 

@@ -17,7 +17,7 @@ from capnode_py import Capnode, MethodRegistry, Released, RemoteError, Stub, Tar
 from capnode_py._cap_ids import CONNECTION, CapId, of_export, parse
 from capnode_py._frames import frame_head
 from capnode_py._holders import holders
-from capnode_py.codec.cbor import TAG_REF
+from capnode_py.codec.cbor_writer import TAG_REF
 from capnode_py.testing import Fence, Wire
 
 SECRET = b"a secret of sixteen bytes or more"

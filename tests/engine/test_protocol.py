@@ -19,7 +19,7 @@ from capnode_py import (
 from capnode_py._frames import frame_head
 from capnode_py._messages import WORDS, Hello
 from capnode_py._session import VERSIONS
-from capnode_py.codec.cbor import TAG_REF
+from capnode_py.codec.cbor_writer import TAG_REF
 from capnode_py.testing import FakeDriver, Fence, Wire
 
 CALL, PUSH, PULL, SEND, RESOLVE, REJECT, RELEASE, CANCEL, PING, PONG, BYE, ABORT, *_ = WORDS
