@@ -60,7 +60,7 @@ class AskedToDescribe(AttributeError):
 
 
 class Facade(Target, Breakable):
-    """A Target that answers for its names itself, as `_membrane.py` makes them.
+    """A Target that answers for its names itself, as `_facades.py` has them.
 
     It is asked where the usual way has found nothing, so that this costs the usual way nothing.
     """

@@ -17,7 +17,8 @@ import pytest
 
 import capnode_py as capnode
 from capnode_py import RemoteError, Revoked, Target
-from capnode_py._membrane import FarLent, Lent, Terms, _FarPath
+from capnode_py._facades import FarLent, Lent, _FarPath
+from capnode_py._membrane import Terms
 from capnode_py.testing import FakeDriver, Wire
 
 WAYS = ["here", "afar", "of a stub", "of a stub, afar"]

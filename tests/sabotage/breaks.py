@@ -1084,7 +1084,7 @@ BREAKS = [
     Break(
         "lending",
         "a facade of a stub that blocks waits where a promise is needed",
-        "_membrane.py",
+        "_facades.py",
         "self._session.promised(partial(self._ask, path, args, kwargs))",
         "self._ask(path, args, kwargs)",
         ("sync/revocation::a_lent_stub_may_be_called_in_any_thread",),
@@ -1103,7 +1103,7 @@ BREAKS = [
     Break(
         "lending",
         "what a far call gives through a facade is not lent",
-        "_membrane.py",
+        "_facades.py",
         "            back = terms.back(inward=self._inward)\n",
         "            back = None\n",
         ("membrane::what_is_obtained_through_a_facade_is_taken_back_with_it[of a stub]",),
@@ -1168,7 +1168,7 @@ BREAKS = [
     Break(
         "lending",
         "a call under way is not told to stop",
-        "_membrane.py",
+        "_facades.py",
         "            task.handle.cancel()\n        self._inner",
         "            pass\n        self._inner",
         ("membrane::a_call_that_is_under_way_fails_with_the_reason",),
@@ -1184,7 +1184,7 @@ BREAKS = [
     Break(
         "lending",
         "a name that is not allowed is reached",
-        "_membrane.py",
+        "_facades.py",
         "        if allow is not None and step not in allow:\n",
         "        if False:\n",
         (
@@ -1195,7 +1195,7 @@ BREAKS = [
     Break(
         "lending",
         "a name that is not allowed is asked of the far side",
-        "_membrane.py",
+        "_facades.py",
         "            if step not in allow and type(step) is not int:\n",
         "            if False:\n",
         ("membrane::only_the_allowed_names_can_be_reached[of a stub]",),
@@ -1203,7 +1203,7 @@ BREAKS = [
     Break(
         "lending",
         "what a path leads to is not attenuated",
-        "_membrane.py",
+        "_facades.py",
         "return self._terms.result(member, partial(self._terms.lend, inward=self._inward))",
         "return member",
         (
@@ -1214,7 +1214,7 @@ BREAKS = [
     Break(
         "lending",
         "what the far side's path leads to is not attenuated",
-        "_membrane.py",
+        "_facades.py",
         "            back: Back | None = partial(terms.lend, inward=self._inward)\n",
         "            back: Back | None = None\n",
         ("membrane::the_same_names_hold_for_what_a_path_leads_to[of a stub]",),
@@ -1273,7 +1273,7 @@ BREAKS = [
     Break(
         "lending",
         "what rests on a broken reference is not broken",
-        "_membrane.py",
+        "_facades.py",
         "            obj._watch(self, Breakable._break)\n",
         "            pass\n",
         ("membrane::what_rests_on_a_broken_reference_is_broken",),
