@@ -256,7 +256,7 @@ def test_ctrl_c_is_for_the_parent_to_decide(serves):
 def test_a_program_may_take_its_time_after_serving(serves):
     """The watchdog ends what hangs, and not what comes after `serve_stdio`; and a program that goes
     on has its Ctrl-C back."""
-    argv = [*LIFE, serves, "hasty", "after"]
+    argv = [*LIFE, serves, "after"]
     done = subprocess.run(argv, input=INPUT, capture_output=True, check=False, timeout=20)
     assert done.returncode == 0
     assert done.stderr == (b"after with Ctrl-C\n" if serves == "own" else b"after \n")

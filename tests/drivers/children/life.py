@@ -1,6 +1,7 @@
 """A child that dies, blocks, stops and starts others. Arguments: how it serves, and options.
 
-``loop``, ``blocking`` or ``own`` (an event loop of its own); ``hasty`` lets its watchdog hurry.
+``loop``, ``blocking`` or ``own`` (an event loop of its own); ``hasty`` lets its watchdog hurry;
+``after`` goes on when it has served, and its watchdog may look at that before it ends.
 """
 
 from __future__ import annotations
@@ -22,6 +23,31 @@ from capnode_py import _watchdog
 def sleep(seconds: float) -> None:
     """Block the thread."""
     threading.Event().wait(seconds)
+
+
+class _Looks:
+    """A watchdog's waits, once the parent is gone: each is over when the program goes on.
+
+    So what it would do to that, it has done when it has waited three times.
+    """
+
+    def __init__(self) -> None:
+        self._stopped_within = _watchdog.Watchdog._stopped_within
+        self._goes_on = threading.Event()
+        self._waits = threading.Semaphore(0)
+
+    def wait(self, watchdog: _watchdog.Watchdog) -> bool:
+        while not self._goes_on.is_set():
+            if self._stopped_within(watchdog, 0.01):
+                return True
+        self._waits.release()
+        return self._stopped_within(watchdog, 0)
+
+    def let(self) -> None:
+        self._goes_on.set()
+        if any(thread.name == "capnode watchdog" for thread in threading.enumerate()):
+            for _ in range(3):
+                self._waits.acquire()
 
 
 class _Said(logging.Handler):
@@ -157,7 +183,11 @@ class Life(capnode.Target):
 
 if __name__ == "__main__":
     if "hasty" in sys.argv:
-        _watchdog.GRACE, _watchdog.LOOKS_EVERY = 0.2, 0.1
+        _watchdog.GRACE, _watchdog.LOOKS_EVERY = 0.5, 0.1
+    if "after" in sys.argv:
+        looks = _Looks()
+        dog: Any = _watchdog.Watchdog
+        dog._stopped_within = lambda self, _seconds: looks.wait(self)
     application: dict[str, Any] = {}
     for argument in sys.argv[2:]:
         if argument.startswith("application="):
@@ -177,6 +207,6 @@ if __name__ == "__main__":
 
         asyncio.run(main())
     if "after" in sys.argv:
-        sleep(0.5)  # longer than the watchdog, which hurries, waits for what hangs
+        looks.let()
         mine = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         print("after", "with Ctrl-C" if mine else "", file=sys.stderr, flush=True)
