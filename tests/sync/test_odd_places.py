@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import capnode_py as capnode
+from capnode_py.driver._pump import the_pump
 from capnode_py.sync import SpawnedPeer
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -31,23 +32,36 @@ def looped(nothing_left: None) -> Iterator[SpawnedPeer]:
 
 
 @contextmanager
-def _on_signal(handler: Callable[[], Any]) -> Iterator[Callable[[], None]]:
-    """Gives what sends it, from another thread, in a moment."""
-    threads: list[threading.Thread] = []
+def _in_a_wait(handle: Callable[[], Any]) -> Iterator[threading.Event]:
+    """Has it run once by the handler of a signal that comes while this thread waits. Gives whether
+    that has been."""
+    struck = threading.Event()
+    pump, main = the_pump(), threading.get_ident()
+
+    def handler(*_: Any) -> None:
+        if pump.polling and not pump.lock._is_owned() and not struck.is_set():
+            struck.set()
+            handle()
 
     def send() -> None:
-        main = threading.main_thread().ident
-        assert main is not None
-        threads.append(threading.Timer(0.01, signal.pthread_kill, [main, signal.SIGUSR1]))
-        threads[-1].start()
+        while not struck.wait(0.005):
+            signal.pthread_kill(main, signal.SIGUSR1)
 
-    before = signal.signal(signal.SIGUSR1, lambda *_: handler())
+    sender = threading.Thread(target=send)
+    before = signal.signal(signal.SIGUSR1, handler)
+    sender.start()
     try:
-        yield send
-        for thread in threads:
-            thread.join()
+        yield struck
     finally:
+        struck.set()
+        sender.join()
         signal.signal(signal.SIGUSR1, before)
+
+
+def _wait_until(struck: threading.Event, peer: SpawnedPeer) -> None:
+    while not struck.is_set():
+        with pytest.raises(TimeoutError):
+            peer.with_options(peer.index, timeout=0.2).hang()
 
 
 @pytest.mark.parametrize("timeout", [1e8, 1e20, float("inf")])
@@ -65,10 +79,8 @@ def test_a_call_in_a_signal_handler_that_interrupts_a_wait_is_refused_with_the_r
     def handler() -> None:
         looped.index.add(1, 2)
 
-    with _on_signal(handler) as send:
-        send()
-        with pytest.raises(RuntimeError, match=r"peer\.notify"):
-            looped.index.hang()
+    with _in_a_wait(handler), pytest.raises(RuntimeError, match=r"peer\.notify"):
+        looped.index.hang()
     assert looped.index.add(1, 2) == 3
 
 
@@ -79,19 +91,19 @@ def test_what_does_not_wait_can_be_done_in_a_signal_handler(looped):
         looped.notify(looped.index.relay, noted.set)
         futures.append(looped.submit(looped.index.add, 1, 2))
 
-    with _on_signal(handler) as send:
-        send()
-        with pytest.raises(TimeoutError):
-            looped.with_options(looped.index, timeout=0.2).hang()
+    with _in_a_wait(handler) as struck:
+        _wait_until(struck, looped)
     assert noted.wait(10)
     assert [future.result(10) for future in futures] == [3]
 
 
 def test_a_close_in_a_signal_handler_begins_and_the_wait_sees_it_through():
-    with capnode.sync.spawn([*PLUGIN, "loop"]) as peer, _on_signal(peer.close) as send:
-        send()
-        with pytest.raises(capnode.PeerClosed):
-            peer.index.hang()
+    with (
+        capnode.sync.spawn([*PLUGIN, "loop"]) as peer,
+        _in_a_wait(peer.close),
+        pytest.raises(capnode.PeerClosed),
+    ):
+        peer.index.hang()
     assert peer.returncode == 0
 
 
@@ -104,10 +116,8 @@ def test_a_finalizer_that_strikes_in_a_wait_cannot_wait_and_harms_nobody(looped,
             looped.index.add(1, 2)
 
     held = [Held()]
-    with _on_signal(held.clear) as send:
-        send()
-        with pytest.raises(TimeoutError):
-            looped.with_options(looped.index, timeout=0.2).hang()
+    with _in_a_wait(held.clear) as struck:
+        _wait_until(struck, looped)
     assert [type(error) for error in told] == [RuntimeError]
     held.append(Held())
     held.clear()  # where nothing is interrupted, it can
