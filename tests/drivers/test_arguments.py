@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import capnode_py as capnode
-from capnode_py import Limits, _addresses, _doors, _spawn, _start, _stdio, sync
+from capnode_py import Limits, _addresses, _doors, _spawn, _spawn_sync, _stdio, sync
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -140,12 +140,12 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong argument is found before."""
     for module, name in (
         (_spawn, "start"),
+        (_spawn_sync, "start"),
         (_doors, "make_peer"),
         (_stdio, "claim"),
-        (_start, "start"),
         (_addresses, "bound"),
         (_addresses, "connected"),
-        (sync, "_make"),
+        (sync, "make"),
     ):
         monkeypatch.setattr(module, name, _never)
     monkeypatch.setattr(subprocess, "Popen", _never)
