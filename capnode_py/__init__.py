@@ -40,7 +40,8 @@ them. The map of the package, in reading order:
 `_describe`      what a host says of what it offers, for help() and completion
 `_addresses`     the urls of the doors, and the sockets behind them
 `_claim`         the wire of a child: its stdin and stdout, claimed for good
-`_doors`         connect, listen, attach, pair
+`_doors`         connect, attach, pair
+`_listen`        listen
 `_logs`          log records of one program in the logging of another
 `_websocket`     a byte stream over a WebSocket
 `_start`         a child's start on any driver: the options of spawn, and a process made of them
@@ -82,11 +83,12 @@ from ._stub import Promise, Stub, Target
 
 if TYPE_CHECKING:
     from . import sync as sync
-    from ._doors import Listener, attach, connect, listen, pair
+    from ._doors import attach, connect, pair
     from ._interface import interface_of
     from ._javascript import URL, BigInt, Bytes, Headers, undefined
     from ._lasting import MethodRegistry, share, unshare
     from ._leaks import trace_references
+    from ._listen import Listener, listen
     from ._logs import forward_logs, log_receiver
     from ._membrane import attenuate, revocable
     from ._peer import Peer, Watch
@@ -102,7 +104,7 @@ _LAZY = {
     "BigInt": "_javascript",
     "Bytes": "_javascript",
     "Headers": "_javascript",
-    "Listener": "_doors",
+    "Listener": "_listen",
     "MethodRegistry": "_lasting",
     "Peer": "_peer",
     "Remote": "_remote",
@@ -118,7 +120,7 @@ _LAZY = {
     "forward_logs": "_logs",
     "in_thread": "driver._handlers",
     "interface_of": "_interface",
-    "listen": "_doors",
+    "listen": "_listen",
     "log_receiver": "_logs",
     "pair": "_doors",
     "revocable": "_membrane",
