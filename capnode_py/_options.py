@@ -84,7 +84,7 @@ class Timed:
         self._driver: Final = driver
         self._session: Final = driver.session
         self._deadlines: Final = deadlines
-        self._seconds: Final = seconds
+        self.seconds: Final = seconds
         self._stub: Stub | None = None
 
     def limited(self, target: Stub | Promise) -> Stub | Promise:
@@ -106,12 +106,12 @@ class Timed:
         base = self.plain(base) if isinstance(base, Stub) else base
         promise = self._session.call(base, path, args, kwargs)
         if isinstance(promise._base, Cell):
-            self._deadlines.add(promise._base, self._seconds)
+            self._deadlines.add(promise._base, self.seconds)
         return promise
 
     def wait(self, base: Stub | Cell, path: Path) -> Generator[Any, Any, Any]:
         if isinstance(base, Cell) and not path:
-            self._deadlines.add(base, self._seconds)
+            self._deadlines.add(base, self.seconds)
             return self._session.wait(base, path)
         promise: Promise = self.call(base, path, None, None)
         return promise.__await__()
@@ -132,7 +132,7 @@ class Timed:
         return self._session.is_here()
 
     def describe(self, stub: Stub, path: str = "") -> str:
-        return f"{self._session.describe(self.plain(stub), path)}, within {self._seconds:g} s"
+        return f"{self._session.describe(self.plain(stub), path)}, within {self.seconds:g} s"
 
     @property
     def where(self) -> str:

@@ -141,7 +141,7 @@ class AnyPeer(Generic[I_co]):
             PeerClosed, PeerLost: the connection is over.
         """
         base, path = place_of(self._session, target, "notify")
-        self._driver.bring(lambda: self._session.notify(base, path, args, kwargs))
+        self._driver.say(lambda: self._session.notify(base, path, args, kwargs))
 
     def reconstruct(self, cap_id: str) -> Any:  # what the stub's calls give, each face says
         """A stub of what `Stub.cap_id` stands for, on any connection to the host that it is from.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import (
     TYPE_CHECKING,
@@ -19,15 +19,14 @@ from typing import (
 )
 from weakref import WeakSet
 
-from ._arguments import checked_timeout
+from ._arguments import check_seconds, checked_timeout
 from ._cell import Cell
 from ._messages import Path, Step
 from ._peer import AnyPeer, I_co, Settings, check_interface, make_peer, place_of
-from ._session import Session
 from ._stub import Promise
 from ._stub import Stub as AnyStub
 from .driver._pump import complete, the_pump
-from .driver.blocking import BlockingDriver
+from .driver.blocking import BlockingDriver, LockedSession
 
 Q = ParamSpec("Q")
 T = TypeVar("T")
@@ -106,6 +105,16 @@ class Peer(AnyPeer[I_co]):
 
     wait = get
 
+    def with_options(self, target: T, /, *, timeout: float) -> T:
+        if isinstance(target, Promise) and isinstance(target._session, _View):  # of a pipeline
+            base, path = place_of(self._session, target, "with_options")
+            check_seconds("timeout", timeout)
+            view = _TimedView(self._driver.session, timeout)
+            return cast(T, Promise(view, base, path))
+        return super().with_options(target, timeout=timeout)
+
+    with_options.__doc__ = AnyPeer.with_options.__doc__
+
     def request_index(self) -> Any:
         """The other side's index as a value: data copied, functions as stubs.
 
@@ -127,7 +136,7 @@ class Peer(AnyPeer[I_co]):
                 values.
         """
         check_interface(interface)
-        return Pipeline(self._session)
+        return Pipeline(self._driver.session)
 
     def submit(self, target: Callable[Q, T], /, *args: Q.args, **kwargs: Q.kwargs) -> Future[T]:
         """Call `target`, and go on: ``peer.submit(peer.index.slow, 10).result()``.
@@ -214,7 +223,7 @@ class Pipeline(Generic[I_co]):
 
     __module__ = "capnode_py.sync"
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: LockedSession) -> None:
         self._view = _View(session)
 
     @property
@@ -226,7 +235,14 @@ class Pipeline(Generic[I_co]):
     def __call__(self, far: T) -> T:
         """A stub or a path, on which calls give promises."""
         base, path = place_of(self._view.session, far, "pipeline")
-        return cast(T, Promise(self._view, base, path))
+        view = self._view
+        seconds = getattr(cast(Any, far)._session, "seconds", None)  # of a stub with a time limit
+        if seconds is not None:
+            view = _TimedView(view.session, seconds)
+        return cast(T, Promise(view, base, path))
+
+    def __repr__(self) -> str:
+        return f"<Pipeline to {self._view.where}>"
 
     def __enter__(self) -> Self:
         return self
@@ -239,7 +255,7 @@ class Pipeline(Generic[I_co]):
 class _View:
     """A session, as the promises of a pipeline see it: calls give promises of the same kind."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: LockedSession) -> None:
         self.session = session
         self.wait = session.wait
         self.plain = session.plain
@@ -249,9 +265,8 @@ class _View:
         self.cancel = session.cancel
         self.is_here = session.is_here
         self.describe = session.describe
-        asked: Any = session  # see LockedSession
-        self.far_names, self.far_doc = asked.far_names, asked.far_doc
-        self.far_signature = asked.far_signature
+        self.far_names, self.far_doc = session.far_names, session.far_doc
+        self.far_signature = session.far_signature
 
     @property
     def where(self) -> str:
@@ -259,13 +274,37 @@ class _View:
 
     @property
     def _driver(self) -> BlockingDriver:
-        return self.session._driver  # type: ignore[return-value]
+        return self.session._driver
 
     def call(self, base: AnyStub | Cell, path: Path, args: Any, kwargs: Any) -> Promise:
         if self.session.is_here():
-            return self.session.call(base, path, args, kwargs)
-        with self._driver.held:  # nothing is sent yet
             return Promise(self, self.session.call(base, path, args, kwargs)._base, ())
+        with self._driver.held:  # nothing is sent yet
+            return Promise(self, self.session.make(base, path, args, kwargs), ())
+
+
+class _TimedView(_View):
+    """Likewise of calls with a time limit."""
+
+    def __init__(self, session: LockedSession, seconds: float) -> None:
+        super().__init__(session)
+        self.seconds = seconds
+        self.wait = self._wait
+
+    def call(self, base: AnyStub | Cell, path: Path, args: Any, kwargs: Any) -> Promise:
+        driver = self._driver
+        with driver.held:
+            promise = super().call(base, path, args, kwargs)
+            driver.deadlines.add(cast(Cell, promise._base), self.seconds)
+        return promise
+
+    def _wait(self, base: AnyStub | Cell, path: Path) -> Generator[Any, Any, Any]:
+        with self._driver.held:
+            if isinstance(base, Cell) and not path:
+                self._driver.deadlines.add(base, self.seconds)
+            else:  # what is read is a call of its own
+                base = self.call(base, path, None, None)._base
+            return self.session.wait(base, ())
 
 
 class SpawnedPeer(Peer[I_co]):

@@ -404,6 +404,10 @@ class Driver:
             )
         return self.across(run).result()
 
+    def say(self, run: Callable[[], object]) -> None:
+        """Run `run()`, for which nobody waits, as `bring` does."""
+        self.bring(run)
+
     def check_loop(self) -> None:
         """Raises `PeerClosed` if the loop is gone."""
 

@@ -15,16 +15,19 @@ session ends, and says why.
 
 What such a handler, or a finalizer, asks of a peer may come in the midst of a poll of the same
 thread, which cannot go on before the other is done. So there nothing can be waited for
-(`in_own_poll`).
+(`in_own_poll`). Or it comes in the midst of the engine, where an id may be taken and its message
+not yet be out: then it is done when the engine is (`in_engine`).
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import CodeType, FrameType
 from typing import Any, TypeVar
+
+from .._outgoing import Outgoing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,12 +60,100 @@ def in_own_poll() -> bool:
     above = sys._getframe(1)
     frame = above.f_back
     while frame is not None:
-        if frame.f_code in _polls:
-            name = above.f_globals.get("__name__", "")
-            if name in _FACES or not name.startswith("capnode_py."):
-                return True
+        if frame.f_code in _polls and (
+            not _is_ours(above) or above.f_globals["__name__"] in _FACES
+        ):
+            return True
         above, frame = frame, frame.f_back
     return False
+
+
+_COPYING = frozenset(
+    f"capnode_py.{name}"
+    for name in (
+        "_reach",
+        "_seam",
+        "codec.capnweb",
+        "codec.capnweb_json",
+        "codec.capnweb_reader",
+        "codec.capnweb_writer",
+        "codec.cbor",
+        "codec.walk",
+    )
+)
+_ENGINE = _COPYING | frozenset(
+    f"capnode_py.{name}"
+    for name in (
+        "_cell",
+        "_circles",
+        "_delegation",
+        "_exchange",
+        "_frames",
+        "_holding",
+        "_incoming",
+        "_long",
+        "_outbox",
+        "_outgoing",
+        "_payload",
+        "_pings",
+        "_router",
+        "_session",
+        "_tables",
+        "codec.lone",
+        "driver._base",
+        "driver._descriptor",
+        "driver._pump",
+        "driver.blocking",
+    )
+)
+_copies = {Outgoing.encode.__code__, Outgoing.value.__code__}
+_calls_out: set[CodeType] = set()
+
+
+def calls_out(function: F) -> F:
+    """It runs code of the user's, without the lock (a decorator)."""
+    _calls_out.add(function.__code__)
+    return function
+
+
+def in_engine() -> bool:
+    """Has the caller, who has the lock, struck in the midst of the engine?
+
+    Not so the code of a value that is copied: it is run where it may call. Nor what is called by
+    the face of the library, which takes the lock first.
+    """
+    frame = _below(_below(sys._getframe(1), ours=True), ours=False)
+    if frame is None or frame.f_code in _calls_out:
+        return False
+    if _is_of(frame, _COPYING):  # maybe it copies a value for a call
+        copying = frame
+        while _is_of(copying, _COPYING) and copying.f_back is not None:
+            copying = copying.f_back
+        if copying.f_code in _copies:
+            return False
+    while frame is not None and _is_ours(frame):
+        if _is_of(frame, _ENGINE):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _below(frame: FrameType | None, *, ours: bool) -> FrameType | None:
+    """The first frame that is not of this kind."""
+    while frame is not None:
+        if _is_ours(frame) is not ours:
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def _is_of(frame: FrameType, modules: Collection[str]) -> bool:
+    return frame.f_globals.get("__name__") in modules
+
+
+def _is_ours(frame: FrameType) -> bool:
+    name: str = frame.f_globals.get("__name__") or ""
+    return name.startswith("capnode_py.")
 
 
 class Guard:

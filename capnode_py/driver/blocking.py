@@ -35,7 +35,7 @@ from .._tables import QUEUED, Running
 from ._base import CLOSED_HERE, PLAIN, RELEASE_DELAY, is_to_await, start_map
 from ._descriptor import SMALL_READ, STAYS, DescriptorDriver
 from ._handlers import current
-from ._interrupts import edge, polls
+from ._interrupts import calls_out, edge, in_engine, polls
 from ._pump import (
     NOWHERE,
     STOPPED,
@@ -79,6 +79,17 @@ class LockedSession(Session):
     def __init__(self, codec: Codec, driver: BlockingDriver, **settings: Any) -> None:
         self._pump = driver._pump
         super().__init__(codec, driver, **settings)
+        self._is_here = self._may_call  # asked where the lock is held already
+
+    @staticmethod
+    def _may_call() -> bool:
+        return not in_engine()
+
+    def make(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any) -> Cell:
+        """Make a call, with the lock held: the cell of its answer."""
+        if type(base) is Stub:
+            return self._call(base._id, path, args, kwargs)
+        return self._call_through(base, path, args, kwargs)
 
     def call(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any) -> Any:
         pump = self._pump
@@ -233,10 +244,10 @@ class LockedSession(Session):
         return self._driver.bring(run)
 
     def dealloc(self, stub: Stub) -> None:
-        self._driver.bring(partial(Session.dealloc, self, stub))
+        self._driver.say(partial(Session.dealloc, self, stub))
 
     def cancel(self, cell: Cell) -> None:
-        self._driver.bring(partial(Session.cancel, self, cell))
+        self._driver.say(partial(Session.cancel, self, cell))
 
 
 def get(promise: Promise) -> Any:
@@ -256,6 +267,7 @@ polls(LockedSession._exchange)
 class BlockingDriver(DescriptorDriver):
     """See the module."""
 
+    session: LockedSession
     session_type = LockedSession
     waits_in_place = True
 
@@ -300,6 +312,25 @@ class BlockingDriver(DescriptorDriver):
             return run()
         with self._pump:
             return run()
+
+    def say(self, run: Callable[[], object]) -> None:
+        if self.here() and in_engine():
+            self.from_anywhere(partial(_run_later, run))
+        else:
+            self.bring(run)
+
+    def elsewhere(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any) -> Promise:
+        """A call by what has interrupted the engine: it is made when that is done."""
+        reply = Cell(self.session)
+
+        def make() -> None:
+            try:
+                reply.follow(self.session.make(base, path, args, kwargs))
+            except Exception as error:  # noqa: BLE001 - it belongs to who awaits the promise
+                reply.reject(error)
+
+        self.from_anywhere(make)
+        return Promise(self.session, reply, ())
 
     def soon(self, run: Callable[[], object]) -> bool:
         self.bring(run)
@@ -776,8 +807,14 @@ class BlockingDriver(DescriptorDriver):
 
 
 polls(BlockingDriver.serve)
+calls_out(BlockingDriver._run)
+calls_out(BlockingDriver._tell_future)
+calls_out(BlockingDriver.outside)
+calls_out(DescriptorDriver._tell_future)
+calls_out(complete)
 
 
+@calls_out
 def _run(driver: BlockingDriver, call: Call, here: Place) -> tuple[Any, Path | None]:
     """Run a handler: its result and None, or a far reference and the path from there."""
     result, rest = reach(call.target, call.path)
@@ -796,6 +833,14 @@ def _run(driver: BlockingDriver, call: Call, here: Place) -> tuple[Any, Path | N
     return result, None
 
 
+def _run_later(run: Callable[[], object]) -> None:
+    try:
+        run()
+    except Exception:
+        logger.exception("%r raised, which was to be sent where the engine was interrupted", run)
+
+
+@calls_out
 def _run_logged(function: Callable[[], Any], here: Place) -> None:
     try:
         result = function()
@@ -806,6 +851,7 @@ def _run_logged(function: Callable[[], Any], here: Place) -> None:
         logger.exception("%r raised", function)
 
 
+@calls_out
 async def _awaited(awaitable: Any) -> Any:
     try:
         return await awaitable

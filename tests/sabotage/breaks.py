@@ -2361,4 +2361,20 @@ BREAKS = [
         "        pump = _pumps[None] = made",
         ("sync/odd_places::the_first_peers_of_a_process_may_be_opened_by_many_threads_at_once",),
     ),
+    Break(
+        "11",
+        "what strikes in the engine calls where an id is taken and not sent",
+        "driver/blocking.py",
+        "        return not in_engine()\n",
+        "        return True\n",
+        ("sync/odd_places::what_strikes_in_the_engine_is_done_when_that_is_done",),
+    ),
+    Break(
+        "11",
+        "a pipeline forgets a time limit",
+        "_peer_sync.py",
+        "        if seconds is not None:\n",
+        "        if False:\n",
+        ("sync/face::calls_of_a_pipeline_may_have_a_time_limit_each",),
+    ),
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,6 +18,9 @@ from capnode_py._describe import as_signature
 from capnode_py.sync import Peer
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+PLUGIN = [sys.executable, str(Path(__file__).parent / "plugin.py")]
 
 
 class Api(capnode.Target):
@@ -141,6 +146,30 @@ def test_a_pipeline_takes_one_round_trip_and_its_promises_can_be_waited_for():
         assert near.index.add(total, 1) == 7
         del first, total, theme
         assert _held(near, far) == [(1, 1), (1, 1)]
+
+
+def test_calls_of_a_pipeline_may_have_a_time_limit_each():
+    with capnode.sync.spawn([*PLUGIN, "loop"]) as peer:
+        p = peer.pipeline()
+        quick = p(peer.with_options(peer.index, timeout=0.05))
+        slow = [
+            quick.hang(),
+            peer.with_options(p.index, timeout=0.05).hang(),
+            peer.with_options(p.index.hang, timeout=0.05)(),
+        ]
+        patient = peer.with_options(p.index, timeout=3600)
+        added, opened = patient.add(1, 2), patient.open_session().name()
+        assert all(isinstance(promise, capnode.Promise) for promise in (*slow, added, opened))
+        assert peer.wait(added) == 3
+        assert peer.wait(opened) == "session"
+        for promise in slow:
+            with pytest.raises(TimeoutError):
+                peer.wait(promise)
+        with pytest.raises(TimeoutError):
+            peer.wait(peer.with_options(p.index.hang(), timeout=0.05))
+        assert peer.wait(patient.add)(3, 4) == 7
+        assert repr(p) == "<Pipeline to plugin.py>"
+        del quick, slow, patient, added, opened, promise
 
 
 def test_a_notification_is_sent_at_once():

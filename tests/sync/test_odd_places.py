@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import capnode_py as capnode
+from capnode_py._tables import ImportTable
 from capnode_py.driver._pump import the_pump
 from capnode_py.sync import SpawnedPeer
 
@@ -123,6 +124,36 @@ def test_a_finalizer_that_strikes_in_a_wait_cannot_wait_and_harms_nobody(looped,
     held.clear()  # where nothing is interrupted, it can
     assert len(told) == 1
     told.clear()
+
+
+def test_what_strikes_in_the_engine_is_done_when_that_is_done(looped, monkeypatch):
+    """As a signal handler, or a finalizer, may: here, where an id is taken, and its message is not
+    on its way yet."""
+    called, promises = threading.Event(), []
+
+    def strike() -> None:
+        promises.append(looped.index.add(1, 2))
+        promises.append(looped.pipeline().index.add(3, 4))
+        looped.notify(looped.index.relay, called.set)
+        promises.append(looped.index.add(object()))
+
+    enter = ImportTable.enter_question
+    strikes = [strike]
+
+    def struck(*args: Any) -> Any:
+        if strikes:
+            strikes.pop()()
+        return enter(*args)
+
+    monkeypatch.setattr(ImportTable, "enter_question", struck)
+    assert looped.index.relay(function=lambda: 5) == 5
+    assert not strikes
+    assert looped.wait(promises[0]) == 3
+    assert looped.wait(promises[1]) == 7
+    with pytest.raises(capnode.CannotPass):
+        looped.wait(promises[2])
+    looped.ping()
+    assert called.is_set()
 
 
 def test_a_thread_that_serves_and_was_killed_can_be_started_again(looped, monkeypatch):
