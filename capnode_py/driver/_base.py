@@ -433,11 +433,15 @@ class Driver:
             future.set_exception(PeerClosed("the event loop of this connection has ended"))
         return future
 
-    def outcome(self, make: Callable[[], Promise]) -> Future[Any]:
-        """The outcome of the promise that `make()`, run in the loop, gives. From any thread."""
+    def make_future(self) -> Future[Any]:
+        """One to be waited for in any thread."""
         from concurrent.futures import Future
 
-        future: Future[Any] = Future()
+        return Future()
+
+    def outcome(self, make: Callable[[], Promise]) -> Future[Any]:
+        """The outcome of the promise that `make()`, run in the loop, gives. From any thread."""
+        future = self.make_future()
 
         def go() -> None:
             try:

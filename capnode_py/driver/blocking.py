@@ -391,6 +391,21 @@ class BlockingDriver(DescriptorDriver):
         if self.here():
             raise RuntimeError("this code runs inside of the library, which cannot wait for it")
 
+    def wait_for(self, event: Event, timeout: float | None) -> None:
+        """Wait for it.
+
+        Raises:
+            Elapsed: it took longer.
+        """
+        self.check_may_wait()
+        with self._pump.held, deadline(timeout):
+            self._pump.wait(event)
+
+    def make_future(self) -> Future[Any]:
+        from ._future import DrivenFuture
+
+        return DrivenFuture(self)
+
     def _tell_future(self, future: Future[Any], cell: Cell) -> None:
         self._pump.do(partial(self.outside, partial(super()._tell_future, future, cell)))
 

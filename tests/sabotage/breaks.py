@@ -2377,4 +2377,12 @@ BREAKS = [
         "        if False:\n",
         ("sync/face::calls_of_a_pipeline_may_have_a_time_limit_each",),
     ),
+    Break(
+        "11",
+        "a callback waits for a future whose answer nobody reads",
+        "driver/blocking.py",
+        "        return DrivenFuture(self)\n",
+        "        return super().make_future()\n",
+        ("sync/odd_places::a_callback_may_wait_for_a_future_in_the_thread_that_serves",),
+    ),
 ]

@@ -156,6 +156,25 @@ def test_what_strikes_in_the_engine_is_done_when_that_is_done(looped, monkeypatc
     assert called.is_set()
 
 
+def test_a_callback_may_wait_for_a_future_in_the_thread_that_serves(looped):
+    results: list[Any] = []
+    done = threading.Event()
+
+    def callback() -> None:
+        results.append(looped.submit(looped.index.add, 1, 2).result())
+        results.append(looped.submit(looped.index.add, 3, 4).exception())
+        slow = looped.submit(looped.index.hang)
+        with pytest.raises(TimeoutError):
+            slow.result(0.01)
+        results.append(slow.cancel())
+        done.set()
+
+    looped.serve_background()
+    looped.notify(looped.index.relay, callback)
+    assert done.wait(10)
+    assert results == [3, None, True]
+
+
 def test_a_thread_that_serves_and_was_killed_can_be_started_again(looped, monkeypatch):
     died: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", lambda what: died.append(what.exc_type))
