@@ -453,6 +453,8 @@ def test_a_parent_whose_standard_descriptors_are_closed_spawns_as_well(tmp_path,
     code = (
         "import os, capnode_py as capnode\n"
         f"[os.close(int(fd)) for fd in {closed!r}]\n"
+        "from capnode_py import _child\n"
+        "_child._END_WAIT = 10\n"  # however busy this machine is, as in all tests
         f"with capnode.sync.spawn({[*LIFE, 'loop']!r}, channel={channel!r}) as peer:\n"
         "    result = peer.index.add(1, 2)\n"
         f"open({str(tmp_path / 'out')!r}, 'w').write(f'{{result}} {{peer.returncode}}')\n"
