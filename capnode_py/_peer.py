@@ -381,6 +381,7 @@ def place_of(own: Session, target: Any, method: str) -> tuple[Stub | Cell, Path]
         raise TypeError(
             f"peer.{method}() takes something far, as in peer.{method}(peer.index."
             f"{_EXAMPLES[method]}, not a value of type {type(target).__name__}"
+            + (": what a call has given is the value already" if method == "get" else "")
         )
     session = base._session if isinstance(base, Stub) else base.session
     if session is not own:

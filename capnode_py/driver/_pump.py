@@ -74,9 +74,10 @@ class Place:
         awaits: calls give promises, to be awaited: inside an ``async def``, or a pipeline.
         depth: how many handlers are below on this stack.
         entry: of a usual call, its id and its entry: it has no `call` until its handler waits.
+        thread: the one that made it, of a handler.
     """
 
-    __slots__ = ("awaits", "call", "deadline", "depth", "driver", "entry")
+    __slots__ = ("awaits", "call", "deadline", "depth", "driver", "entry", "thread")
 
     def __init__(
         self,
@@ -93,6 +94,14 @@ class Place:
         self.awaits = awaits
         self.depth = depth
         self.entry = entry
+        self.thread = 0 if driver is None else get_ident()
+
+    def here(self) -> Place:
+        """This; or, in a thread that a handler has given its context, the same without it: who
+        waits there is not the handler."""
+        if self.driver is None or self.thread == get_ident():
+            return self
+        return Place(None, None, self.deadline, self.awaits, self.depth)
 
     @property
     def is_plain(self) -> bool:
@@ -331,6 +340,7 @@ class Pump:
             Elapsed: the deadline of this place has passed.
             Withdrawn: the caller of the handler that waits here does not want its answer any more.
         """
+        here = here.here()
         deadline = here.deadline
         if here.driver is not None:
             here.driver.pause(here)

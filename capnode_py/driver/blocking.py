@@ -900,7 +900,7 @@ def _too_deep(depth: int) -> LimitExceeded:
 def deadline(seconds: float | None) -> Generator[None]:
     """Waits in the block are given up after so long, or at the deadline around it if that is
     earlier."""
-    outer = place.get()
+    outer = place.get().here()
     when = None if seconds is None else monotonic() + seconds
     if when is None or (outer.deadline is not None and outer.deadline < when):
         yield

@@ -2385,4 +2385,12 @@ BREAKS = [
         "        return super().make_future()\n",
         ("sync/odd_places::a_callback_may_wait_for_a_future_in_the_thread_that_serves",),
     ),
+    Break(
+        "11",
+        "a thread with the context of a handler waits for it",
+        "driver/_pump.py",
+        "        here = here.here()\n",
+        "",
+        ("sync/odd_places::a_thread_that_got_the_context_of_a_handler_is_not_that_handler",),
+    ),
 ]

@@ -239,6 +239,8 @@ def test_what_is_not_read_yet_says_how_to():
                 bool(p.index.add(1, 2))
         with pytest.raises(TypeError, match=r"as in stub = peer\.get\(promise\.settings\)"):
             _ = near.index.settings.cap_id
+        with pytest.raises(TypeError, match="has given is the value already"):
+            near.get(near.index.add(1, 2))
 
 
 def test_a_door_of_the_loop_says_what_to_write_in_a_script():

@@ -3,6 +3,7 @@ the system cannot sleep, by many threads as the first thing that they do, and wh
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import gc
 import pickle
@@ -173,6 +174,37 @@ def test_a_callback_may_wait_for_a_future_in_the_thread_that_serves(looped):
     looped.notify(looped.index.relay, callback)
     assert done.wait(10)
     assert results == [3, None, True]
+
+
+def test_a_thread_that_got_the_context_of_a_handler_is_not_that_handler(looped):
+    """So its waits let no other handler start beside that one."""
+    running, beside = [], []
+    asked, told = threading.Event(), threading.Event()
+
+    def first() -> None:
+        running.append("first")
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=[work])
+        thread.start()
+        asked.wait(10)
+        told.wait(0.1)  # long enough for another to start, if it may
+        running.remove("first")
+        thread.join()
+
+    def work() -> None:
+        looped.notify(looped.index.relay, second)
+        asked.set()
+        with pytest.raises(TimeoutError):
+            looped.with_options(looped.index, timeout=0.2).hang()
+
+    def second() -> None:
+        beside.append(list(running))
+        told.set()
+
+    looped.index.relay(first)
+    looped.serve_background()
+    assert told.wait(10)
+    assert beside == [[]]
 
 
 def test_a_thread_that_serves_and_was_killed_can_be_started_again(looped, monkeypatch):
