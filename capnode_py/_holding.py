@@ -18,7 +18,8 @@ from ._stub import GIVEN_UP, Breakable, Stub, Target, Tell
 from ._tables import Export
 
 if TYPE_CHECKING:
-    from ._session import Driver, Session
+    from ._driver import Driver
+    from ._session import Session
 
 
 class Holding:

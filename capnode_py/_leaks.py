@@ -14,6 +14,7 @@ from . import _tables
 from ._cell import STATES, Answer, Call, Cell
 from ._incoming import Incoming
 from ._messages import CALL, PUSH, RESOLVE, SEND, STREAM
+from ._outcomes import Outcomes
 from ._reach import Facade
 from ._session import Session
 from ._stub import Stub
@@ -142,6 +143,6 @@ def _occasion(incoming: Incoming, message: list[Any], table: object) -> str:
     return ""
 
 
-_FINISH: Final = Session.finish.__code__
+_FINISH: Final = Outcomes.finish.__code__
 _FRAME: Final = Incoming.frame.__code__
 _USUAL: Final = Incoming.ran.__code__

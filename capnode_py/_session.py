@@ -1,6 +1,6 @@
 """The engine of one connection: bytes in, what-to-start and bytes out. No I/O, no clock, no lock.
 
-A driver carries it (`Driver` says what the engine asks of one): it feeds what it read to `receive`,
+A driver carries it (`_driver.py` says what is asked of one): it feeds what it read to `receive`,
 writes what `flush` gives, starts the calls that it is handed, in order, and tells their outcome by
 `finish` or `fail`. The session never runs user code and never waits.
 
@@ -14,8 +14,8 @@ settles the cell.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, cast
 
 from ._cell import FULFILLED, NOT_YET, PENDING, PULLED, REJECTED, UNDECIDED, Answer, Call, Cell
 from ._circles import Circles
@@ -28,11 +28,8 @@ from ._errors import (
     PeerDied,
     ProtocolError,
     RemoteProtocolError,
-    Withdrawn,
     again,
     during,
-    from_far,
-    to_far,
 )
 from ._exchange import Exchange
 from ._holding import Holding
@@ -55,87 +52,23 @@ from ._messages import (
     agreed_version,
 )
 from ._outbox import WAITS_UP_TO, Outbox
+from ._outcomes import Outcomes
 from ._outgoing import Outgoing
 from ._payload import Hole
 from ._pings import Pings
-from ._reach import ATOMS
 from ._router import Router
 from ._seam import Host, Seam, as_cell
 from ._stub import CLOSING, GIVEN_UP, Promise, Stub
-from ._tables import ExportTable, Import, ImportTable, Running
+from ._tables import ExportTable, Import, ImportTable
+
+if TYPE_CHECKING:
+    from ._driver import Driver as Driver  # noqa: PLC0414
 
 logger = get_logger("capnode_py.session")
 
 VERSIONS = (1,)
 FEATURES = ("map",)
 """What this side can do beyond the first version; used if the other side's hello names it too."""
-
-
-class Driver(Protocol):
-    """What the engine asks of what carries it.
-
-    Attributes:
-        waits_in_place: a handler may wait, and so have more read, while the engine runs it.
-    """
-
-    waits_in_place: bool
-
-    def here(self) -> bool:
-        """Is the caller where the session lives: its loop, its thread?"""
-
-    def elsewhere(self, base: Stub | Cell, path: Path, args: Any, kwargs: Any, /) -> Promise:
-        """A call from another thread: bring it here, or raise and name `submit`."""
-
-    def wake(self) -> None:
-        """There is something to flush at the end of this turn."""
-
-    def wake_later(self) -> None:
-        """There are releases, which may wait for a frame that leaves anyway, but not for long."""
-
-    def wake_from_anywhere(self) -> None:
-        """A finalizer left a note, in any thread, at any moment: call `drain_notes` here soon."""
-
-    def soon(self, run: Callable[[], object], /) -> bool:
-        """Call `run()` here, from any thread; False if the loop is gone."""
-
-    def start(self, call: Call, /) -> None:
-        """Run it, in the order of these requests."""
-
-    def run(self, id: int, running: Running, /) -> Any:
-        """Run the function of a usual call at once. Returns what it returned; or TOLD: its outcome
-        was or will be told, as that of the call which `Session.in_full` gives."""
-
-    @property
-    def starting(self) -> Collection[Any]:
-        """The calls that wait for their task."""
-
-    def fence(self, cell: Cell, /) -> None:
-        """Fulfil `cell` once the calls that wait now are started."""
-
-    def stop(self, call: Call, /) -> None:
-        """Cancel it, once, if it runs; its outcome will be told as usual."""
-
-    def tell(self, function: Callable[..., Any], /, *args: Any) -> None:
-        """Call a function of this side that no peer has asked for, soon."""
-
-    def wait(self, cell: Cell, /) -> Iterable[Any]:
-        """Wait, as a task of this driver does by yielding from it, until the cell is settled."""
-
-    def stop_waiting(self, cell: Cell, waiter: Any, /) -> None:
-        """What `wait` gave has raised: the cell is not to wake it any more."""
-
-    def is_cancellation(self, error: BaseException, /) -> bool:
-        """Is this how the loop cancels a task?"""
-
-    def greeted(self) -> None:
-        """The other side's hello has come."""
-
-    def abandoned(self, run: Callable[[], object], /) -> bool:
-        """Nobody holds the connection any more: call `run()` soon. From a finalizer; False if
-        there is no way."""
-
-    def ended(self) -> None:
-        """The session is over; `Session.error` says why."""
 
 
 class Session:
@@ -155,6 +88,7 @@ class Session:
         kept: the calls of the other side that wait until the backlog shrinks.
         incoming: what comes from the other side; `outgoing`: what we say.
         holding: what those want to know who hold and are held.
+        outcomes: what becomes of the calls that run on this side.
         delegation: cap_ids.
         circles: promises of the other side that calls go on through.
         pings: those that are under way.
@@ -193,6 +127,15 @@ class Session:
         self.circles = Circles(self, limits)
         self.holding = Holding(self, driver, codec, self._outbox, host, get_index)
         self.outgoing: Outgoing = Outgoing(self, codec, self._outbox, self._seam, limits)
+        self.outcomes = Outcomes(
+            self,
+            self.exports,
+            self._seam,
+            self._router,
+            self.outgoing,
+            self.holding,
+            driver.stop,
+        )
         self.pings = Pings(self, self._outbox, self.outgoing, self._router)
         self.ping = self.pings.ping
         self._is_here = driver.here
@@ -200,6 +143,13 @@ class Session:
         self.delegation = Delegation(self, hello, self._seam, get_index)
         self.route = self._router.route
         self.control = self.outgoing.control
+        self.finish = self.outcomes.finish
+        self.fail = self.outcomes.fail
+        self.in_full = self.outcomes.in_full
+        self.redirect = self.outcomes.redirect
+        self.keep = self.outcomes.keep
+        self.answer = self.outcomes.answer
+        self.withdraw = self.outcomes.withdraw
         self.cap_id = self.delegation.cap_id
         self.reconstruct = self.delegation.reconstruct
         self.on_broken = self.holding.on_broken
@@ -430,84 +380,6 @@ class Session:
         reply, call.reply = call.reply, None
         reply.follow(question)
 
-    def finish(self, call: Call, result: Any) -> None:
-        """The driver tells the outcome of a call: what the handler returned."""
-        reply, call.reply = call.reply, None  # no cycle: what the call holds is let go at once
-        if reply is None:
-            return
-
-        if type(result) is Promise:
-            try:
-                reply.follow(as_cell(result._base, result._path))
-            except CapnodeError as error:
-                reply.reject(error)
-        elif type(reply) is Answer:
-            if reply.state < FULFILLED:
-                reply.settle(FULFILLED, result)
-        elif type(result) in ATOMS:
-            reply.fulfil(result)
-        else:
-            self._fulfil_locally(reply, result)
-
-    def _fulfil_locally(self, reply: Cell, result: Any) -> None:
-        """A call between two parts of this side: its result passes as on the wire."""
-
-        def filled(error: BaseException | None, *, ours: bool) -> None:
-            if error is None:
-                reply.fulfil(copy[0])
-            else:
-                reply.reject(error)
-
-        try:
-            copy, holes = self.localize([result])
-        except Exception as error:  # noqa: BLE001 - rule 8: every call is answered
-            if isinstance(error, CannotPass):
-                error.root = "the result"
-                del error.path[0]
-            reply.reject(error)
-        else:
-            self._router.fill(holes, filled, reply)
-
-    def fail(self, call: Call, error: BaseException) -> None:
-        """The driver tells the outcome of a call: what the handler raised."""
-        reply, call.reply = call.reply, None  # the traceback holds the call
-        if reply is None:
-            logger.debug("a one-way call failed: %r", call, exc_info=error)
-            return
-        if isinstance(reply, Answer):
-            reply.failed_here = call.started
-            reply.reject(error)
-            if not self._is_held(reply):
-                self._router.forget_error(reply)
-                if call.started and not call.cancelled:
-                    logger.debug("a call failed, and nobody looked: %r", call, exc_info=error)
-        else:
-            reply.reject(self._as_from_afar(error) if call.started else error)
-
-    def _is_held(self, answer: Answer) -> bool:
-        return self.error is not None or self.exports.entries.get(answer.id) is answer
-
-    def _as_from_afar(self, error: BaseException) -> BaseException:
-        """The error of a handler of ours, as one who called it through a promise is to see it."""
-        if self.error is not None and not isinstance(error, Exception):
-            return again(self.error)  # it was stopped because the session is over
-        return from_far(to_far(error, with_traceback=True), where="this process")
-
-    def in_full(self, id: int, running: Running) -> Call:
-        """A usual call that turns out to be none, as the general way knows it."""
-        answer = self.exports.in_full(id, running)
-        if self.exports.entries.get(id) is running:  # else released by now, or the session is over
-            self.exports.entries[id] = answer
-        return cast(Call, answer.task)
-
-    def redirect(self, call: Call, target: Any, path: Path) -> None:
-        """The driver followed the path of a call to a far reference."""
-        if call.args is None and not path:  # a property that is a far reference: it is the value
-            self.finish(call, target)
-            return
-        call.target, call.path = target, path
-        self.route(call)
-
     def promised(self, run: Callable[[], Promise]) -> Promise:
         """What `run()` gives, in which calls give promises, also where callers block."""
         return run()
@@ -518,58 +390,6 @@ class Session:
             run()
         else:
             self._driver.soon(run)
-
-    def keep(self, answer: Answer) -> None:
-        """The value of an answer is here, and was not asked for: calls go through it."""
-        if self._is_held(answer):
-            self.holding.hold(answer.id, answer.value)
-
-    def answer(self, answer: Answer) -> None:
-        """An answer that was asked for is settled."""
-        id = answer.id
-        if self.exports.entries.get(id) is answer:
-            if answer.state == FULFILLED:
-                self.outgoing.value(id, answer.value)
-            else:
-                self.outgoing.outcome(id, answer)
-            if answer.once:
-                self.incoming.released([id])
-
-    def withdraw(self, cell: Cell, why: BaseException | None = None) -> None:
-        """Nobody on the other side wants this value: cancel its call if nothing depends on it."""
-        if cell.state >= FULFILLED:
-            return
-        if cell.has_dependents():
-            cell.withdrawn = True
-            return
-
-        if cell.link is not None:
-            link = cell.unlink()
-            if not link.has_dependents():
-                link.session.cancel(link)
-            if why is None and not isinstance(cell, Answer):
-                cell.follow(link)  # who awaits it gets what the handler then makes of it
-            else:
-                cell.reject(why or Withdrawn())
-        elif cell.task is not None and not cell.task.cancelled:
-            call = cell.task
-            call.cancelled = True
-            if call.started:
-                self._driver.stop(call)
-            else:
-                gone = why or Withdrawn()
-                cell.reject(gone if isinstance(cell, Answer) else self._as_from_afar(gone))
-                self._forget(call)
-
-    def _forget(self, call: Call) -> None:
-        """A call that will not be started depends on nothing any more, and holds nothing."""
-        waited = [call.target]
-        if call.waiting is not None:
-            waited += self._router.forget(call.waiting)
-        call.args = call.kwargs = call.holes = call.waiting = call.target = None
-        for cell in waited:
-            if isinstance(cell, Cell) and cell.withdrawn:
-                self.withdraw(cell)
 
     # Releases.
 

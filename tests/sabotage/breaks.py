@@ -629,7 +629,7 @@ BREAKS = [
     Break(
         "9",
         "a handler is cancelled although others depend on it",
-        "_session.py",
+        "_outcomes.py",
         "            cell.withdrawn = True\n            return\n",
         "            cell.withdrawn = True\n",
         ("cancel::a_handler_that_others_depend_on_is_not_cancelled_before_they_are",),
@@ -637,7 +637,7 @@ BREAKS = [
     Break(
         "9",
         "a handler is cancelled twice",
-        "_session.py",
+        "_outcomes.py",
         "        elif cell.task is not None and not cell.task.cancelled:\n",
         "        elif cell.task is not None:\n",
         ("cancel::promise_cancel_withdraws_although_others_wait",),
@@ -661,7 +661,7 @@ BREAKS = [
     Break(
         "9",
         "a promise that two callers share is cancelled with the first",
-        "_session.py",
+        "_outcomes.py",
         "            if not link.has_dependents():\n"
         "                link.session.cancel(link)\n            if why is None",
         "            link.session.cancel(link)\n            if why is None",
@@ -670,7 +670,7 @@ BREAKS = [
     Break(
         "9",
         "a call that was cancelled while it waited keeps what it was given",
-        "_session.py",
+        "_outcomes.py",
         "                self._forget(call)\n",
         "",
         ("cancel::a_call_that_still_waits_is_never_started_after_its_cancel",),
@@ -1067,8 +1067,8 @@ BREAKS = [
     Break(
         "held",
         "what only a pipeline holds is held by nobody if its handler was async",
-        "_session.py",
-        "            self.holding.hold(answer.id, answer.value)\n",
+        "_outcomes.py",
+        "            self._holding.hold(answer.id, answer.value)\n",
         "            pass\n",
         ("delegation::it_does_not_run_while_a_promise_still_leads_to_it[async]",),
     ),
@@ -1869,7 +1869,7 @@ BREAKS = [
     Break(
         "web",
         "the answer of a stream message stays",
-        "_session.py",
+        "_outcomes.py",
         "            if answer.once:\n",
         "            if False:\n",
         ("capnweb/traps::streams_and_pipes_take_ids_too",),
