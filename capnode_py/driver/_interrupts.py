@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
@@ -41,9 +41,45 @@ def edge(function: F) -> F:
 
 
 _polls: set[CodeType] = set()
-_FACES = frozenset(
-    f"capnode_py.{name}" for name in ("_peer", "_stub", "_supervise_sync", "_peer_sync", "sync")
+_ABOVE = frozenset(
+    f"capnode_py.{name}"
+    for name in (
+        "__main__",
+        "_addresses",
+        "_capnode",
+        "_child",
+        "_claim",
+        "_demo",
+        "_describe",
+        "_doors",
+        "_facades",
+        "_holders",
+        "_interface",
+        "_lasting",
+        "_leaks",
+        "_listen",
+        "_lives",
+        "_logs",
+        "_map",
+        "_membrane",
+        "_options",
+        "_peer",
+        "_peer_sync",
+        "_remote",
+        "_spawn",
+        "_spawn_sync",
+        "_start",
+        "_stdio",
+        "_stub",
+        "_supervise",
+        "_supervise_sync",
+        "_watchdog",
+        "_websocket",
+        "sync",
+        "testing",
+    )
 )
+"""What stands above the drivers, or is called by users: there nothing is half done."""
 
 
 def polls(function: F) -> F:
@@ -60,52 +96,12 @@ def in_own_poll() -> bool:
     above = sys._getframe(1)
     frame = above.f_back
     while frame is not None:
-        if frame.f_code in _polls and (
-            not _is_ours(above) or above.f_globals["__name__"] in _FACES
-        ):
+        if frame.f_code in _polls and (not _is_ours(above) or _is_above(above)):
             return True
         above, frame = frame, frame.f_back
     return False
 
 
-_COPYING = frozenset(
-    f"capnode_py.{name}"
-    for name in (
-        "_reach",
-        "_seam",
-        "codec.capnweb",
-        "codec.capnweb_json",
-        "codec.capnweb_reader",
-        "codec.capnweb_writer",
-        "codec.cbor",
-        "codec.walk",
-    )
-)
-_ENGINE = _COPYING | frozenset(
-    f"capnode_py.{name}"
-    for name in (
-        "_cell",
-        "_circles",
-        "_delegation",
-        "_exchange",
-        "_frames",
-        "_holding",
-        "_incoming",
-        "_long",
-        "_outbox",
-        "_outgoing",
-        "_payload",
-        "_pings",
-        "_router",
-        "_session",
-        "_tables",
-        "codec.lone",
-        "driver._base",
-        "driver._descriptor",
-        "driver._pump",
-        "driver.blocking",
-    )
-)
 _copies = {Outgoing.encode.__code__, Outgoing.value.__code__}
 _calls_out: set[CodeType] = set()
 
@@ -125,14 +121,13 @@ def in_engine() -> bool:
     frame = _below(_below(sys._getframe(1), ours=True), ours=False)
     if frame is None or frame.f_code in _calls_out:
         return False
-    if _is_of(frame, _COPYING):  # maybe it copies a value for a call
-        copying = frame
-        while _is_of(copying, _COPYING) and copying.f_back is not None:
-            copying = copying.f_back
-        if copying.f_code in _copies:
-            return False
+    copying: FrameType | None = frame  # maybe it copies a value for a call
+    while copying is not None and _is_copying(copying):
+        copying = copying.f_back
+    if copying is not frame and copying is not None and copying.f_code in _copies:
+        return False
     while frame is not None and _is_ours(frame):
-        if _is_of(frame, _ENGINE):
+        if not _is_above(frame):
             return True
         frame = frame.f_back
     return False
@@ -147,8 +142,18 @@ def _below(frame: FrameType | None, *, ours: bool) -> FrameType | None:
     return None
 
 
-def _is_of(frame: FrameType, modules: Collection[str]) -> bool:
-    return frame.f_globals.get("__name__") in modules
+def _is_copying(frame: FrameType) -> bool:
+    name: str = frame.f_globals["__name__"]
+    return name in _COPYING or (name.startswith("capnode_py.codec.") and name != _LONE)
+
+
+_COPYING = ("capnode_py._reach", "capnode_py._seam")
+_LONE = "capnode_py.codec.lone"  # copies no value of a user's class
+
+
+def _is_above(frame: FrameType) -> bool:
+    name: str = frame.f_globals["__name__"]
+    return name in _ABOVE or name.startswith("capnode_py.testing.")
 
 
 def _is_ours(frame: FrameType) -> bool:

@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 
 import capnode_py as capnode
 from capnode_py._tables import ImportTable
+from capnode_py.driver import _interrupts
 from capnode_py.driver._pump import the_pump
 from capnode_py.sync import SpawnedPeer
 
@@ -155,6 +157,15 @@ def test_what_strikes_in_the_engine_is_done_when_that_is_done(looped, monkeypatc
         looped.wait(promises[2])
     looped.ping()
     assert called.is_set()
+
+
+def test_each_module_above_the_drivers_is_known_as_one():
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    contracts = pyproject["tool"]["importlinter"]["contracts"]
+    layers = next(c["layers"] for c in contracts if c.get("containers") == ["capnode_py"])
+    above = {name for layer in layers[: layers.index("driver")] for name in layer.split(" | ")}
+    called_by_users = {"_describe", "_map", "_options", "_stub"}
+    assert {f"capnode_py.{name}" for name in above | called_by_users} == _interrupts._ABOVE
 
 
 def test_a_callback_may_wait_for_a_future_in_the_thread_that_serves(looped):
