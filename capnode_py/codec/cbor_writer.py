@@ -55,7 +55,7 @@ def heads_of(major: int) -> list[bytes]:
 # What these tables buy: most ints, names and containers are small, and a look-up costs a third of
 # computing the head.
 SMALL_INTS: dict[Any, bytes] = dict(enumerate(heads_of(0x00)))
-SMALL_INTS |= {~n: head for n, head in enumerate(heads_of(0x20))}
+SMALL_INTS |= zip(range(-1, -257, -1), heads_of(0x20), strict=True)
 small_int = SMALL_INTS.get
 _TEXT_HEADS = heads_of(0x60)
 LIST_HEADS = heads_of(0x80)
