@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from ._child import argv_of
 from ._leaks import NothingLeft, check_peers_quiet, nothing_left
-from ._wire import FakeDriver, Fence, Frame, Message, Task, Wire
+from ._tasks import Fence, Task
+from ._wire import FakeDriver, Frame, Message, Wire
 
 __all__ = [
     "argv_of",
