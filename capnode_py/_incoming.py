@@ -47,7 +47,8 @@ from ._stub import Promise, Stub
 from ._tables import Export, Running
 
 if TYPE_CHECKING:
-    from ._session import Driver, Session
+    from ._driver import Driver
+    from ._session import Session
 
 logger = get_logger("capnode_py.session")
 

@@ -25,8 +25,9 @@ from ._messages import Path, Step
 from ._peer import AnyPeer, I_co, Settings, check_interface, make_peer, place_of
 from ._stub import Promise
 from ._stub import Stub as AnyStub
+from .driver._locked import LockedSession
 from .driver._pump import complete, the_pump
-from .driver.blocking import BlockingDriver, LockedSession
+from .driver.blocking import BlockingDriver
 
 Q = ParamSpec("Q")
 T = TypeVar("T")

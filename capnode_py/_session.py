@@ -62,7 +62,7 @@ from ._stub import CLOSING, GIVEN_UP, Promise, Stub
 from ._tables import ExportTable, Import, ImportTable
 
 if TYPE_CHECKING:
-    from ._driver import Driver as Driver  # noqa: PLC0414
+    from ._driver import Driver
 
 logger = get_logger("capnode_py.session")
 

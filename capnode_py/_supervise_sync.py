@@ -19,8 +19,8 @@ from ._peer import I_co, Interface, check_interface
 from ._peer_sync import Peer, SpawnedPeer
 from ._spawn_sync import spawned
 from ._start import Command, SpawnOptions, recipe_of
+from .driver._locked import deadline
 from .driver._pump import Elapsed, Event, Place, complete, place, the_pump
-from .driver.blocking import deadline
 
 logger = get_logger("capnode_py.supervise")
 

@@ -43,8 +43,9 @@ from capnode_py._peer import Settings, make_peer, make_settings
 from capnode_py._spawn import SpawnedPeer
 from capnode_py._spawn_sync import spawned
 from capnode_py._start import recipe
+from capnode_py.driver._locked import deadline
 from capnode_py.driver._pump import Place, complete, place
-from capnode_py.driver.blocking import BlockingDriver, deadline
+from capnode_py.driver.blocking import BlockingDriver
 
 DRIVERS = ("asyncio", "uvloop", "trio")
 BLOCKING = "blocking"

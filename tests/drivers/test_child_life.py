@@ -30,7 +30,7 @@ from capnode_py import Limits
 from capnode_py._messages import Hello
 from capnode_py._start import SpawnOptions, recipe
 from capnode_py.codec.cbor import CborCodec
-from capnode_py.driver.blocking import deadline
+from capnode_py.driver._locked import deadline
 
 CHILDREN = Path(__file__).parent / "children"
 LIFE = [sys.executable, str(CHILDREN / "life.py")]

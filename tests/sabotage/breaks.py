@@ -2005,7 +2005,7 @@ BREAKS = [
     Break(
         "10",
         "an interrupt in the engine is forgotten",
-        "driver/blocking.py",
+        "driver/_locked.py",
         "            lock.release()\n            if pump.raised:\n",
         "            lock.release()\n            if False:\n",
         ("sync/interrupts::an_interrupt_at_any_line_of_a_call_leaves_a_usable_peer",),
@@ -2021,7 +2021,7 @@ BREAKS = [
     Break(
         "13",
         "what of a call is not written at once is not written at all",
-        "driver/blocking.py",
+        "driver/_locked.py",
         "            driver.write_behind(memoryview(asked)[written:])\n",
         "            pass\n",
         ("sync/lane::a_call_that_is_not_written_at_once_is_written_behind[sync]",),
@@ -2364,7 +2364,7 @@ BREAKS = [
     Break(
         "11",
         "what strikes in the engine calls where an id is taken and not sent",
-        "driver/blocking.py",
+        "driver/_locked.py",
         "        return not in_engine()\n",
         "        return True\n",
         ("sync/odd_places::what_strikes_in_the_engine_is_done_when_that_is_done",),
