@@ -290,18 +290,18 @@ class Lone:
         """The value, if `data` is one frame with the answer to `id`, and nothing else; else
         UNUSUAL."""
         size = len(data)
-        unpack, expected, least = _READ_ANSWER[id < 0x10000]
-        try:
-            first, word, number, value = unpack(data)
-            known = word == expected and number == id and first == _SHORT_FRAMES[size]
-        except (StructError, IndexError):
-            known = False
-        if known:
-            at = least - 1
-        else:
-            at = self._answer_at(data, size, id)
-            if not at:
-                return UNUSUAL
+        at = 0
+        if size <= _SHORT:
+            unpack, expected, least = _READ_ANSWER[id < 0x10000]
+            try:
+                first, word, number, value = unpack(data)
+                if word == expected and number == id and first == _SHORT_FRAMES[size]:
+                    at = least - 1
+            except StructError:  # it is shorter, since the id is
+                pass
+        at = at or self._answer_at(data, size, id)
+        if not at:
+            return UNUSUAL
         if not self._cutter.between:
             return UNUSUAL
         if at == size - 1 and (value := data[at]) < _SHORT:

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from capnode_py import CannotPass, Limits, RemoteProtocolError, Target
 from capnode_py._frames import frame_head
-from capnode_py._messages import CALL, RELEASE, RESOLVE, UNUSUAL, Hello, Mine, Promised, Yours
+from capnode_py._messages import (
+    CALL,
+    REJECT,
+    RELEASE,
+    RESOLVE,
+    UNUSUAL,
+    Hello,
+    Mine,
+    Promised,
+    Yours,
+)
 from capnode_py.codec.cbor import CborCodec
 from capnode_py.codec.lone import LONGEST
 from capnode_py.driver._descriptor import SMALL_READ
@@ -57,7 +67,10 @@ others = st.one_of(
     st.lists(small, max_size=3),
     st.dictionaries(st.text(max_size=3), small, max_size=3),
 )
-ids = st.one_of(st.integers(-70000, 70000), st.sampled_from([23, 24, 255, 256, 65535, 65536]))
+ids = st.one_of(
+    st.integers(-70000, 70000),
+    st.sampled_from([23, 24, 255, 256, 65535, 65536, (1 << 32) - 1, 1 << 32]),
+)
 paths = st.lists(st.text(max_size=30), max_size=2).map(tuple)
 
 
@@ -162,6 +175,43 @@ def test_an_answer_is_written_and_read_as_in_the_general_way(id, value) -> None:
     else:
         assert read is UNUSUAL
     assert LONE.read_answer(expected, id + 1) is UNUSUAL
+
+
+@pytest.mark.parametrize("id", [300, 70_000, (1 << 32) - 1, 1 << 32])
+@pytest.mark.parametrize("value", [5, "text"])
+def test_an_answer_to_any_id_is_written_and_read_alone(id: int, value: Any) -> None:
+    frame = _framed(CODEC.resolve(id, value, _nothing))
+    assert LONE.write_answer(id, value) == frame
+    assert LONE.read_answer(frame, id) == value
+
+
+@pytest.mark.parametrize("id", [300, 70_000])
+def test_what_only_looks_like_an_answer_is_none(id: int) -> None:
+    frame = _framed(CODEC.resolve(id, 5, _nothing))
+    at = frame.index(bytes((RESOLVE,)), 1)
+    for word in (REJECT, CALL):
+        assert LONE.read_answer(frame[:at] + bytes((word,)) + frame[at + 1 :], id) is UNUSUAL
+    for size in (-1, 1):  # what the head says is not what is there
+        assert LONE.read_answer(bytes((frame[0] + size,)) + frame[1:], id) is UNUSUAL
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"\x81\x84\x01\x01\x81\x63add", b"\x81\x84\x01\x39\x01\x00\x80"],
+    ids=["by name", "of a callback"],
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [b"\x60", b"\x05", b"\xa0", b"\x98\x18" + bytes(24), b"\x82\x01\x65ab"],
+    ids=["text", "int", "map", "many", "cut short"],
+)
+def test_arguments_that_are_no_short_list_are_for_the_general_way(
+    head: bytes, arguments: bytes
+) -> None:
+    content = head + arguments
+    for _ in range(2):  # also with what was noted the first time
+        assert LONE.read_call(frame_head(len(content)) + content) is None
+        assert LONE.read_call(frame_head(len(head) + 1) + head + b"\x80") is not None
 
 
 @settings(deadline=None)

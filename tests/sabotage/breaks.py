@@ -2052,6 +2052,22 @@ BREAKS = [
     ),
     Break(
         "wire",
+        "what has the shape of an answer is taken for one, whatever its word",
+        "codec/lone.py",
+        "word == expected and number == id",
+        "number == id",
+        ("lone::what_only_looks_like_an_answer_is_none[300]",),
+    ),
+    Break(
+        "wire",
+        "arguments that are cut short are taken for whole, behind a frame's own head",
+        "codec/lone.py",
+        "(at > size and not count)",
+        "at > size",
+        ("lone::arguments_that_are_no_short_list_are_for_the_general_way[cut short-by name]",),
+    ),
+    Break(
+        "wire",
         "a part of a frame is taken for the frame",
         "codec/lone.py",
         "            and data[1] << 8 | data[2] == size - 3\n",
